@@ -1,0 +1,1 @@
+"""Growing a trained transformer without changing its function."""
