@@ -33,8 +33,7 @@ class Arithmetic:
 
 def ordered_matmul(a: Tensor, b: Tensor) -> Tensor:
     """((0 + a₀b₀) + a₁b₁) + … : a matrix product that accumulates in index order."""
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    out = a.new_zeros(*batch, a.shape[-2], b.shape[-1])
+    out = torch.zeros_like(a[..., :, :1] * b[..., :1, :])
     for n in range(a.shape[-1]):
         out = out + a[..., :, n, None] * b[..., None, n, :]
     return out

@@ -88,16 +88,16 @@ def attention(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Taps:
     k = layer.linear("self_attn.k_proj", x)  # B T G·K
     v = layer.linear("self_attn.v_proj", x)  # B T G·K
     taps = {"query": q, "key": k, "value": v}
-    qh = q.unflatten(-1, (shape.heads, shape.head_dim)).transpose(1, 2)  # B H T K
-    kh = k.unflatten(-1, (shape.groups, shape.head_dim)).transpose(1, 2)  # B G T K
-    vh = v.unflatten(-1, (shape.groups, shape.head_dim)).transpose(1, 2)  # B G T K
+    qh = split(q, shape.heads)  # B H T K
+    kh, vh = split(k, shape.groups), split(v, shape.groups)  # B G T K
     if shape.qk_norm:
         qh = per_head_norm(layer, "self_attn.q_layernorm", qh)
         kh = per_head_norm(layer, "self_attn.k_layernorm", kh)
     qh, kh = rotate(qh, cos, sin), rotate(kh, cos, sin)
     taps |= {"query_rotated": merge(qh), "key_rotated": merge(kh)}
     # query head h reads the keys and values of group h // R
-    kh, vh = (s.repeat_interleave(shape.repeats, dim=1) for s in (kh, vh))
+    kh = kh.repeat_interleave(shape.repeats, dim=1)
+    vh = vh.repeat_interleave(shape.repeats, dim=1)
     scores = sums.matmul(qh, kh.mT) / math.sqrt(shape.head_dim)  # B H T T
     future = torch.ones_like(scores, dtype=torch.bool).triu(1)
     probabilities = softmax(scores.masked_fill(future, -math.inf), sums)
@@ -155,6 +155,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = cos.shape[-1]
     a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """(B, T, H·K) → (B, H, T, K): the article's view and transpose."""
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge(x: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
     StableLmConfig,
     StableLmForCausalLM,
 )
@@ -64,12 +63,13 @@ class MaskedRMSNorm(MaskedLayerNorm):
     centre = False
 
 
-def mask_norms(model: PreTrainedModel, kind: type[MaskedLayerNorm], eps: float) -> None:
+def mask_norms(model: Any, kind: type[MaskedLayerNorm], eps: float) -> None:
     """Replace every norm over the residual by one with the divisor `norm_size`."""
-    config: Any = model.config
+    config = model.config
     size = config.norm_size or config.hidden_size
     bias = kind.centre
-    for module in [model.model, *model.model.layers]:
+    modules: list[nn.Module] = [model.model, *model.model.layers]
+    for module in modules:
         for name in ("input_layernorm", "post_attention_layernorm", "norm"):
             if isinstance(getattr(module, name, None), nn.Module):
                 setattr(module, name, kind(config.hidden_size, size, eps, bias))

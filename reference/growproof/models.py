@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    GenerationConfig,
     LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
@@ -34,6 +33,8 @@ from growproof.shape import (
     plan,
 )
 
+# transformers' models and configs are untyped: Any here stands for PreTrainedModel and
+# PretrainedConfig.
 CLASSES: dict[str, tuple[Family, type[PreTrainedModel]]] = {
     "llama": ("llama", LlamaForCausalLM),
     "stablelm": ("stablelm", StableLmForCausalLM),
@@ -55,7 +56,7 @@ SIZES = {
 }
 
 
-def shape_of(config: PretrainedConfig) -> Shape:
+def shape_of(config: Any) -> Shape:
     """The Shape of a transformers config. Raises GrowthError for another model type."""
     if config.model_type not in CLASSES:
         raise GrowthError(
@@ -87,7 +88,7 @@ def shape_of(config: PretrainedConfig) -> Shape:
     )
 
 
-def rotary_of(config: PretrainedConfig, head_dim: int, *, partial: bool) -> Rotary:
+def rotary_of(config: Any, head_dim: int, *, partial: bool) -> Rotary:
     """The Rotary of a config: only `rope_parameters` counts in transformers 5."""
     rope: Mapping[str, Any] = config.rope_parameters
     factor = rope.get("partial_rotary_factor", 1.0) if partial else 1.0
@@ -102,7 +103,7 @@ def rotary_of(config: PretrainedConfig, head_dim: int, *, partial: bool) -> Rota
     )
 
 
-def config_of(config: PretrainedConfig, growth: Growth) -> PretrainedConfig:
+def config_of(config: Any, growth: Growth) -> Any:
     """The grown model's config: a copy of the old one with what growing changes."""
     new = growth.new
     fields = copy.deepcopy(config.to_dict())
@@ -117,12 +118,12 @@ def config_of(config: PretrainedConfig, growth: Growth) -> PretrainedConfig:
     fields["rope_parameters"] = rope
     if fields.get("layer_types"):
         fields["layer_types"] = grown_layer_types(fields["layer_types"], growth)
-    kind = type(config)
+    cls = config.__class__
     if growth.norm == "masked":
-        kind, fields["norm_size"] = MASKED[new.family], new.norm_size
-    fields.pop("model_type"), fields.pop("transformers_version", None)
-    fields.pop("architectures", None)
-    result = kind(**fields)
+        cls, fields["norm_size"] = MASKED[new.family], new.norm_size
+    for name in ("model_type", "transformers_version", "architectures"):
+        fields.pop(name, None)
+    result = cls(**fields)
     result._attn_implementation = config._attn_implementation  # pyright: ignore[reportPrivateUsage]
     return result
 
@@ -131,42 +132,38 @@ def grown_layer_types(layer_types: list[str], growth: Growth) -> list[str]:
     """A type for each grown layer; a new one takes that of the old layer before it."""
     along = layers_map(growth.old.layers, growth.new.layers, growth.depth)
     back = {new: layer_types[old] for old, new in enumerate(along)}
-    types, current = [], layer_types[0]
+    types: list[str] = []
+    current = layer_types[0]
     for i in range(growth.new.layers):
         current = back.get(i, current)
         types.append(current)
     return types
 
 
-def state_of(model: PreTrainedModel) -> dict[str, Tensor]:
+def state_of(model: Any) -> dict[str, Tensor]:
     """The model's parameters by name, each once (a tied lm_head is its embedding)."""
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-def model_of(
-    config: PretrainedConfig, state: State, like: PreTrainedModel
-) -> PreTrainedModel:
+def model_of(config: Any, state: State, like: Any) -> Any:
     """A model of `config` that holds the tensors of `state` themselves.
 
     Built on the meta device, so that nothing is initialised and then thrown away.
     Takes the device, train/eval mode, requires_grad and generation config from `like`.
     """
     with torch.device("meta"):
-        model = CLASSES[config.model_type][1](config)
+        model: Any = CLASSES[config.model_type][1](config)
     model.load_state_dict(dict(state), strict=False, assign=True)
     if config.tie_word_embeddings:
         model.tie_weights()
-    old_rotary = like.model.rotary_emb
+    buffer: Tensor = like.model.rotary_emb.inv_freq
     rotary = type(model.model.rotary_emb)(config=config)
-    model.model.rotary_emb = rotary.to(
-        device=old_rotary.inv_freq.device, dtype=old_rotary.inv_freq.dtype
-    )
+    model.model.rotary_emb = rotary.to(device=buffer.device, dtype=buffer.dtype)
     trained = {kind(n): p.requires_grad for n, p in like.named_parameters()}
-    old = {n: p.requires_grad for n, p in like.named_parameters()}
+    trained |= {n: p.requires_grad for n, p in like.named_parameters()}
     for name, p in model.named_parameters():
-        p.requires_grad_(old.get(name, trained[kind(name)]))
-    if isinstance(like.generation_config, GenerationConfig):
-        model.generation_config = copy.deepcopy(like.generation_config)
+        p.requires_grad_(trained.get(name, trained[kind(name)]))
+    model.generation_config = copy.deepcopy(like.generation_config)
     return model.train(like.training)
 
 
@@ -176,7 +173,7 @@ def kind(name: str) -> str:
 
 
 def plan_model(
-    config: PretrainedConfig,
+    config: Any,
     target: Mapping[str, int],
     *,
     norm: NormPolicy | None = None,
@@ -203,14 +200,14 @@ def plan_model(
 
 
 def grow(
-    model: PreTrainedModel,
+    model: Any,
     target: Mapping[str, int],
     *,
     norm: NormPolicy | None = None,
     fill: Fill = "zeros",
     depth: Depth = "append",
     seed: int = 0,
-) -> PreTrainedModel:
+) -> Any:
     """A larger model that computes the same function.
 
     model: a StableLmForCausalLM or LlamaForCausalLM, any dtype and device; it is not
@@ -230,11 +227,11 @@ def grow(
 
 
 def shrink(
-    model: PreTrainedModel,
-    like: PreTrainedModel,
+    model: Any,
+    like: Any,
     target: Mapping[str, int],
     **options: Any,
-) -> PreTrainedModel:
+) -> Any:
     """The model that `grow(like, target, **options)` would have turned into `model`."""
     growth = plan_model(like.config, target, **options)
     return model_of(like.config, shrink_state(state_of(model), growth), like)

@@ -39,8 +39,9 @@ def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
         return x
     dim = row.axes.index(row.centre)
     block = growth.old.hidden if row.centre == "residual" else growth.old.head_dim
-    x = x.unflatten(dim, (-1, block))
-    return (x - x.mean(dim + 1, keepdim=True)).flatten(dim, dim + 1)
+    sizes = (*x.shape[:dim], -1, block, *x.shape[dim + 1 :])
+    blocks = x.reshape(sizes)
+    return (blocks - blocks.mean(dim + 1, keepdim=True)).reshape(x.shape)
 
 
 def place(x: Tensor, row: Row, growth: Growth, into: Tensor | None = None) -> Tensor:
