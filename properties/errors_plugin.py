@@ -1,0 +1,221 @@
+"""pytest's side of the error ledger: options, xdist, and the comparison as test items.
+
+Each law of the baseline or of this run becomes one item, ``errors::LAW``, which runs
+after all others, in the controller under xdist, so that a regression is a failed test
+in the terminal, in JUnit and in the exit code. A ledger that is incomplete (a worker
+lost, a run stopped early) is neither compared nor stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import ledger
+from .ledger import Change, Ledger, LedgerError
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("growproof errors")
+    group.addoption(
+        "--errors-save",
+        metavar="FILE",
+        help="store this run's errors as JSON, e.g. errors.json; never over a file",
+    )
+    group.addoption(
+        "--errors-compare",
+        metavar="FILE",
+        help="compare with the errors stored there: an item errors::LAW fails where "
+        "they grew, or where a comparison is gone or not comparable",
+    )
+    group.addoption(
+        "--errors-fail",
+        type=float,
+        default=ledger.FACTOR,
+        metavar="RATIO",
+        help="the factor by which errors must have grown to fail (default: 2)",
+    )
+    group.addoption(
+        "--errors-accept",
+        metavar="REASON",
+        help="store this run over the file of --errors-compare, or over an existing "
+        "file of --errors-save; the reason, the date and the changes are kept in it",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker = hasattr(config, "workerinput")
+    config.pluginmanager.register((Worker if worker else Controller)(config), "errors")
+
+
+class Worker:
+    """Sends its ledger to the controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.output: dict[str, Any] = vars(config)["workeroutput"]
+        self.ledger = ledger.start()
+
+    def pytest_sessionfinish(self) -> None:
+        self.ledger.environment, self.ledger.run = ledger.environment(), {}
+        self.output["growproof_errors"] = ledger.dumps(self.ledger)
+
+
+class ErrorsItem(pytest.Item):
+    """A verdict on the errors; fails with its problem, if any."""
+
+    problem: str | None = None
+
+    def runtest(self) -> None:
+        if self.problem:
+            pytest.fail(self.problem, pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.config.rootpath / "errors", None, self.name
+
+
+class Controller:
+    """Merges, compares and stores; the whole of it where there are no workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.option
+        self.save: str | None = option.errors_save
+        self.compare: str | None = option.errors_compare
+        self.factor: float = option.errors_fail
+        self.reason: str | None = option.errors_accept
+        self.ledger = ledger.start()
+        self.base: Ledger | None = None
+        self.workers: dict[str, bool] = {}  # whether the ledger arrived
+        self.changes: list[Change] = []
+        self.notes: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Everything that can be wrong with the options is an error before the run."""
+        try:
+            self._check()
+        except LedgerError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def _check(self) -> None:
+        if self.reason is not None and not self.reason.strip():
+            raise LedgerError("--errors-accept needs a reason, and got an empty one")
+        if self.reason and not (self.save or self.compare):
+            raise LedgerError("--errors-accept needs --errors-compare or --errors-save")
+        for path in filter(None, (self.save, self.compare)):
+            if not Path(path).absolute().parent.is_dir():
+                raise LedgerError(f"{path}: there is no such directory")
+        self.ledger.environment = ledger.environment()
+        if self.compare:
+            self.base = ledger.load(self.compare)
+        elif self.save and Path(self.save).exists() and self.reason:
+            self.base = ledger.load(self.save)
+        if self.base:  # another grower or a bad factor is seen before the run
+            ledger.compare(self.base, self.ledger, factor=self.factor)
+        if self.save and Path(self.save).exists() and not self.reason:
+            raise LedgerError(
+                f"{self.save} exists: --errors-save overwrites it only with "
+                "--errors-accept REASON"
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self, node: Any) -> None:
+        self.workers[node.gateway.id] = False
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        text = getattr(node, "workeroutput", {}).get("growproof_errors")
+        if text is not None:
+            self.ledger.merge(ledger.loads(text))
+            self.workers[node.gateway.id] = True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(
+        self, session: pytest.Session
+    ) -> Generator[None, object, object]:
+        try:
+            result = yield
+        except BaseException:
+            self.notes.append("the run stopped early: not compared, not stored")
+            raise
+        if (self.save or self.compare) and not session.config.option.collectonly:
+            self._finish(session)
+        return result
+
+    def _finish(self, session: pytest.Session) -> None:
+        failed, tests = session.testsfailed, session.testscollected
+        self.ledger.run = {"tests": tests, "failed": failed}
+        self.ledger.created = ledger.now()
+        if problem := self._incomplete():
+            self._run(session, {"complete": problem})
+            return
+        if self.base:
+            self.changes = ledger.compare(self.base, self.ledger, factor=self.factor)
+        if self.compare and not self.reason:
+            self._run(session, self._problems())
+        if self.reason and failed:
+            self._run(session, {"accept": f"not accepted: {failed} tests failed"})
+            return
+        self._store()
+
+    def _incomplete(self) -> str | None:
+        if lost := [name for name, arrived in self.workers.items() if not arrived]:
+            return (
+                f"the ledgers of {', '.join(lost)} are lost: not compared, not stored"
+            )
+        if not self.ledger.records and not self.ledger.losses:
+            return "the run recorded no comparison: nothing to compare or store"
+        return None
+
+    def _problems(self) -> dict[str, str | None]:
+        """law → what failed in it, the numbers first."""
+        laws: dict[str, list[Change]] = {}
+        for change in self.changes:
+            laws.setdefault(change.law, []).append(change)
+        return {law: _problem(rows) for law, rows in sorted(laws.items())}
+
+    def _run(self, session: pytest.Session, problems: dict[str, str | None]) -> None:
+        session.testscollected += len(problems)
+        for name, problem in problems.items():
+            item = ErrorsItem.from_parent(session, name=name, nodeid=f"errors::{name}")
+            item.problem = problem
+            session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+
+    def _store(self) -> None:
+        if self.reason and self.base:
+            ledger.accept(self.base, self.ledger, self.reason, self.factor)
+        over = self.compare if self.reason else None
+        for path in dict.fromkeys(filter(None, (self.save, over))):
+            ledger.write(path, ledger.dumps(self.ledger))
+            self.notes.append(f"stored in {path}")
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        records = self.ledger.records.values()
+        if not records and not self.notes:
+            return
+        terminalreporter.section("errors")
+        total = sum(r.count for r in records)
+        terminalreporter.line(f"{total} comparisons in {len(records)} keys")
+        tight = [(r.headroom, r) for r in records if r.headroom is not None]
+        for headroom, r in sorted(tight, key=lambda pair: pair[0])[:3]:
+            terminalreporter.line(f"  headroom {headroom:.3g}: {r.key[0]} {r.name}")
+        if self.base:
+            state = "accepted" if self.reason else "compared"
+            terminalreporter.line(f"{state}: {ledger.counts(self.changes)}")
+        for note in self.notes:
+            terminalreporter.line(note)
+
+    def pytest_unconfigure(self) -> None:
+        ledger.stop()
+
+
+def _problem(rows: list[Change]) -> str | None:
+    failed = [row for row in rows if row.failed]
+    if not failed:
+        return None
+    lines = [f"{ledger.counts(rows)}", *(f"  {row}" for row in failed[:20])]
+    if len(failed) > 20:
+        lines.append(f"  and {len(failed) - 20} more: growproof report shows them all")
+    return "\n".join(lines)
