@@ -59,7 +59,10 @@ class Worker:
         self.ledger = ledger.start()
 
     def pytest_sessionfinish(self) -> None:
-        self.ledger.environment, self.ledger.run = ledger.environment(), {}
+        self.ledger.environment, self.ledger.run = (
+            ledger.environment(),
+            {"tests": 0, "failed": 0},
+        )
         self.output["growproof_errors"] = ledger.dumps(self.ledger)
 
 

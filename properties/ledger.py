@@ -418,7 +418,7 @@ def dumps(ledger: Ledger) -> str:
         "accepted": ledger.accepted,
     }
     records = [_pack(r) for _, r in sorted(ledger.records.items())]
-    losses = [dataclasses.asdict(x) for _, x in sorted(ledger.losses.items())]
+    losses = [dataclasses.asdict(x) for x in ledger.losses.values()]
     for loss in losses:
         loss.update({n: _finite(loss[n]) for n in ("original", "grown", "relative")})
     lines = [f"{json.dumps(k)}: {json.dumps(v, indent=1)}" for k, v in head.items()]
