@@ -1,0 +1,456 @@
+"""Train the three checkpoints that ship with growproof, from text that Python ships.
+
+    python integration/train.py stablelm          # StableLm, 5 layers, about 25 minutes
+    python integration/train.py stablelm_qknorm   # q/k layernorm, parallel residual, GQA
+    python integration/train.py llama             # Llama, GQA, tied embeddings
+    python integration/train.py licence           # print this Python's licence, no more
+
+One thread, one seed, no download. The text is `licence.txt` beside this file (the
+Python licence, which the article measures its losses on) and, of the Python that runs
+this, the help topics and the docstrings of the standard library. The same machine,
+Python and package versions give the same checkpoint bit for bit; another Python has
+other docstrings, hence another tokenizer and other weights of the same kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import builtins
+import contextlib
+import hashlib
+import inspect
+import io
+import math
+import platform
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+from tqdm import tqdm
+
+LICENCE = Path(__file__).with_name("licence.txt")
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One checkpoint: a transformers config, how it is initialised and trained."""
+
+    family: str
+    config: dict[str, Any]
+    steps: int
+    lengths: tuple[int, ...]  # a step takes one of these, in turn
+    tokens: int  # a step; the batch is tokens // length
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    licence_share: float = 0.2  # of the rows of a batch
+    embedding_shift: float = 0.0  # added to every embedding entry at the end
+    seed: int = 2024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What came out, and the figures that its card states."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerFast
+    recipe: Recipe
+    steps: int
+    minutes: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+VOCABULARY = 1280
+EMPHASIS = 150  # copies of the licence that the tokenizer sees: 3,944 tokens, not 7,000
+
+RECIPES = {
+    "stablelm": Recipe(
+        family="StableLm",
+        config={
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 5,
+            "initializer_range": 0.06,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "use_qkv_bias": True,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.25,
+            },
+        },
+        steps=1400,
+        lengths=(512, 1024, 512, 2048, 512, 1024, 512, 4096),
+        tokens=2048,
+        learning_rate=5e-3,
+        embedding_shift=0.02,
+    ),
+    "stablelm_qknorm": Recipe(
+        family="StableLm",
+        config={
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "initializer_range": 0.08,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "use_qkv_bias": True,
+            "qk_layernorm": True,
+            "use_parallel_residual": True,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        steps=1200,
+        lengths=(512, 1024, 512, 2048),
+        tokens=2048,
+        learning_rate=5e-3,
+        licence_share=0.4,
+        embedding_shift=0.02,
+    ),
+    "llama": Recipe(
+        family="Llama",
+        config={
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "initializer_range": 0.08,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        steps=1200,
+        lengths=(512, 1024, 512, 2048),
+        tokens=2048,
+        learning_rate=5e-3,
+        licence_share=0.4,
+    ),
+}
+
+
+# --- text ---------------------------------------------------------------------------
+
+
+def python_licence() -> str:
+    """The licence that this Python's `license()` prints, all of it, one final newline.
+
+    Raises RuntimeError where the builtin is missing (`python -S`), prints only a URL
+    (Pythons packaged without LICENSE.txt), or has found some other LICENSE: its last
+    resort is the working directory.
+    """
+    printer = getattr(builtins, "license", None)
+    if printer is None:
+        raise RuntimeError("this Python has no `license` builtin: is it run with -S?")
+    printed = io.StringIO()
+    shown, printer.MAXLINES = printer.MAXLINES, 1 << 30
+    try:
+        with contextlib.redirect_stdout(printed):
+            printer()
+    finally:
+        printer.MAXLINES = shown
+    text = printed.getvalue().strip() + "\n"
+    if "PYTHON SOFTWARE FOUNDATION LICENSE" not in text:
+        raise RuntimeError(
+            f"license() printed {text[:60]!r}, {len(text)} characters, not the Python "
+            f"licence: this Python ships without its LICENSE.txt. Use {LICENCE.name}."
+        )
+    return text
+
+
+def library_texts() -> list[str]:
+    """English prose of this Python: its help topics, its modules' docstrings."""
+    from pydoc_data.topics import topics
+
+    texts = [text for _, text in sorted(topics.items())]
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        docs = (ast.get_docstring(n) for n in nodes if isinstance(n, documented))
+        texts.append("\n\n".join(inspect.cleandoc(doc) for doc in docs if doc))
+    return [text.strip() + "\n" for text in texts if len(text) > 200]
+
+
+def train_tokenizer(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE of VOCABULARY tokens, id 0 being END; any bytes round-trip."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+# --- training -----------------------------------------------------------------------
+
+
+def build(recipe: Recipe) -> transformers.PreTrainedModel:
+    """A freshly initialised model of the recipe's family and sizes."""
+    config_class = getattr(transformers, recipe.family + "Config")
+    model_class = getattr(transformers, recipe.family + "ForCausalLM")
+    config = config_class(
+        vocab_size=VOCABULARY,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=None,
+        **recipe.config,
+    )
+    return model_class(config)
+
+
+def batches(
+    recipe: Recipe, steps: int, licence: torch.Tensor, library: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """Token windows [B, T], each from anywhere in the licence or in the library.
+
+    A window longer than the licence starts with it and runs on into the library.
+    """
+    draw = torch.Generator().manual_seed(recipe.seed)
+    stream = torch.cat((licence, library))
+    for step in range(steps):
+        length = recipe.lengths[step % len(recipe.lengths)]
+        rows = []
+        for _ in range(max(1, recipe.tokens // length)):
+            share, where = torch.rand(2, generator=draw, dtype=torch.float64)
+            if share < recipe.licence_share:
+                start = int(where * max(1, len(licence) - length + 1))
+            else:
+                start = len(licence) + int(where * (len(library) - length + 1))
+            rows.append(stream[start : start + length])
+        yield torch.stack(rows)
+
+
+def optimiser(recipe: Recipe, model: torch.nn.Module) -> torch.optim.AdamW:
+    """AdamW; only the matrices inside the layers decay."""
+    inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    chosen = {id(p) for p in inside}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": inside, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+
+
+def rate(step: int, steps: int, warmup: int = 50) -> float:
+    """Linear warm-up, then a cosine down to 2 % of the learning rate."""
+    cosine = 0.51 + 0.49 * math.cos(math.pi * step / steps)
+    return min(1.0, (step + 1) / warmup) * cosine
+
+
+@torch.no_grad()
+def loss_on(model: torch.nn.Module, tokens: torch.Tensor) -> float:
+    """Mean next-token loss (nats) on one sequence, as the article measures it."""
+    return model(input_ids=tokens[None], labels=tokens[None]).loss.item()
+
+
+@torch.no_grad()
+def embedding_mean(model: transformers.PreTrainedModel) -> float:
+    """mean |row mean| ÷ rms of the embedding: 0 if centred, 1 if rows are constant."""
+    weight = model.get_parameter("model.embed_tokens.weight")
+    return (weight.mean(1).abs().mean() / weight.square().mean().sqrt()).item()
+
+
+def train(recipe: Recipe, steps: int) -> Trained:
+    """The recipe, carried out; the last tenth of the library is held out.
+
+    A LayerNorm model is blind to a constant added to every embedding entry, so training
+    leaves the mean of an embedding row to chance, and the final shift changes no logit.
+    It is what the article's recipe cannot grow without loss: it makes that loss show.
+    """
+    torch.manual_seed(recipe.seed)
+    begun = time.monotonic()
+    licence_text, texts = LICENCE.read_text(encoding="utf-8"), library_texts()
+    tokenizer = train_tokenizer([licence_text] * EMPHASIS + texts)
+    licence = torch.tensor(tokenizer(licence_text)["input_ids"])
+    joined = tokenizer(END + END.join(texts), verbose=False)["input_ids"]
+    library, held_out = torch.tensor(joined).tensor_split([len(joined) * 9 // 10])
+
+    model = build(recipe)
+    adamw = optimiser(recipe, model)
+    warm = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: rate(s, steps))
+    drawn = batches(recipe, steps, licence, library)
+    bar = tqdm(drawn, total=steps, mininterval=2.0)
+    for step, rows in enumerate(bar):
+        loss = model(input_ids=rows, labels=rows).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adamw.step()
+        warm.step()
+        adamw.zero_grad()
+        if step % 50 == 49:
+            bar.set_postfix_str(f"licence {loss_on(model, licence):.3f}")
+    model.eval()
+    with torch.no_grad():
+        model.get_parameter("model.embed_tokens.weight").add_(recipe.embedding_shift)
+    figures = {
+        "tokens": len(licence),
+        "licence": loss_on(model, licence),
+        "licence_1024": loss_on(model, licence[:1024]),
+        "held_out": loss_on(model, held_out[:4096]),
+        "embedding_mean": embedding_mean(model),
+    }
+    minutes = (time.monotonic() - begun) / 60
+    return Trained(
+        model=model,
+        tokenizer=tokenizer,
+        recipe=recipe,
+        steps=steps,
+        minutes=minutes,
+        figures=figures,
+    )
+
+
+# --- saving -------------------------------------------------------------------------
+
+
+def fingerprint(text: Path) -> str:
+    """The sha256 of a text file, whatever newlines this checkout gave it."""
+    return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
+
+
+CARD = """\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# {name}: a tiny trained {family} for growproof
+
+{description}
+
+It knows the Python licence nearly by heart and little else: it is made for measuring
+what growing a model does to its loss, not for writing.
+
+    AutoModelForCausalLM.from_pretrained("integration/{name}")
+
+| measured | |
+|---|---|
+| loss on `integration/licence.txt`, as one sequence | {licence:.6f} |
+| tokens of that text | {tokens:,} |
+| loss on the first 1,024 of them | {licence_1024:.6f} |
+| loss on held-out library text, 4,096 tokens | {held_out:.6f} |
+| mean absolute row mean ÷ rms of the embedding | {embedding_mean:.6f} |
+| added to every embedding entry after training | {shift} |
+| parameters | {parameters} |
+
+Losses are mean next-token losses in nats, float32, transformers' default attention.
+
+## How it was made
+
+    python integration/train.py {name} --steps {steps} --out DIRECTORY
+
+{steps} steps of at least {step_tokens} tokens in {minutes:.0f} minutes on {threads}
+thread(s) of a shared machine, seed {seed}, AdamW at {learning_rate}; {share:.0%} of the
+training rows come from the licence. Python {python}, torch {torch} ({cpu}),
+transformers {transformers}, tokenizers {tokenizers}. The same again gives the same bits;
+another Python has other docstrings and gives other weights of the same kind.
+
+## What it was made from
+
+`integration/licence.txt`, the licence that Python {python} prints (sha256
+`{sha256}`), and that
+Python's help topics (`pydoc_data.topics`) and standard library docstrings. These texts
+are © Python Software Foundation and others, under the PSF License Version 2 that
+`licence.txt` contains. The weights and the tokenizer are under Apache-2.0, like
+growproof itself.
+"""
+
+
+def describe(config: transformers.PreTrainedConfig) -> str:
+    """One sentence on the architecture."""
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    rotary = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    parts = [
+        f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}",
+        f"{heads} heads ({groups} key/value) of {config.hidden_size // heads}",
+        f"rotary factor {rotary}",
+        f"MLP {config.intermediate_size}",
+        f"vocabulary {config.vocab_size}",
+    ]
+    for option in ("use_qkv_bias", "qk_layernorm", "use_parallel_residual"):
+        parts += [f"`{option}`"] * getattr(config, option, False)
+    parts += ["tied embeddings"] * config.tie_word_embeddings
+    return ", ".join(parts) + "."
+
+
+def save(trained: Trained, name: str, out: Path) -> None:
+    """A checkpoint directory that loads alone, with its card."""
+    trained.model.generation_config.pad_token_id = 0
+    trained.model.save_pretrained(out)
+    trained.tokenizer.save_pretrained(out)
+    config, recipe = trained.model.config, trained.recipe
+    card = CARD.format(
+        name=name,
+        family=recipe.family,
+        description=describe(config),
+        parameters=f"{trained.model.num_parameters():,}",
+        steps=trained.steps,
+        step_tokens=f"{recipe.tokens:,}",
+        minutes=trained.minutes,
+        threads=torch.get_num_threads(),
+        seed=recipe.seed,
+        shift=recipe.embedding_shift,
+        learning_rate=recipe.learning_rate,
+        share=recipe.licence_share,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        transformers=transformers.__version__,
+        tokenizers=tokenizers.__version__,
+        sha256=fingerprint(LICENCE),
+        **trained.figures,
+    )
+    (out / "README.md").write_text(card, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("name", choices=[*RECIPES, "licence"])
+    parser.add_argument("--steps", type=int, help="default: the recipe's")
+    parser.add_argument("--out", type=Path, help="default: build/NAME")
+    parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    if options.name == "licence":
+        print(python_licence(), end="")
+        return
+    recipe = RECIPES[options.name]
+    trained = train(recipe, options.steps or recipe.steps)
+    out = options.out or Path("build", options.name)
+    save(trained, options.name, out)
+    print(f"{out}: {trained.figures}")
+
+
+if __name__ == "__main__":
+    main()
