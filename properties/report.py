@@ -156,7 +156,7 @@ def _worst(report: Report) -> Section:
 
 def _speed(report: Report) -> Section:
     rows = [
-        [b["name"], f"{1e3 * b['stats']['median']:.3g} ms",
+        [b["name"], f"{1e3 * b['median']:.3g} ms",
          *(_g(_extra(b, n)) for n in ("ratio", "ulps", "relative", "budget"))]
         for b in report.benchmarks
     ]  # fmt: skip
@@ -551,9 +551,12 @@ def _benchmarks(path: str) -> list[dict[str, Any]] | None:
     found = data.get("benchmarks") if isinstance(data, dict) else None
     if found is None:
         return None
-    if not all("name" in b and "median" in b.get("stats", {}) for b in found):
-        raise LedgerError(f"cannot read {path}: a benchmark without name or median")
-    return found
+    if not found:
+        raise LedgerError(f"cannot read {path}: it holds no benchmark")
+    try:
+        return [{**b, "median": float(b["stats"]["median"])} for b in found]
+    except (TypeError, KeyError, ValueError):
+        raise LedgerError(f"cannot read {path}: a benchmark without a median") from None
 
 
 def _read(args: argparse.Namespace) -> Report:
@@ -611,10 +614,10 @@ def main(argv: list[str] | None = None) -> int:
         return 4 if error.code else 0
     try:
         report = _read(args)
-        if args.html:
-            ledger.write(args.html, page(report))
-        if args.markdown:
-            ledger.write(args.markdown, markdown(report))
+        forms = ((args.html, page), (args.markdown, markdown))
+        texts = [(path, form(report)) for path, form in forms if path]
+        for path, text in texts:
+            ledger.write(path, text)
     except (LedgerError, OSError) as error:
         print(f"growproof report: {error}", file=sys.stderr)
         return 4
