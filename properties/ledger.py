@@ -51,7 +51,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,11 +133,12 @@ def measure(
     dtype: torch.dtype,
     scale: float | None = None,
 ) -> Measured:
-    """max |actual - expected| / (u · √n · scale), in float64; ulps are elementwise.
+    """ratio = max |actual - expected| / (u · √n · scale), in float64.
 
-    u is the unit roundoff of ``dtype`` and the default scale is max |expected|. Where
+    u is the unit roundoff of ``dtype``, and the default scale is max |expected|. Where
     that is 0, any error is infinite: pass a scale if the zeros are not exact. Equal
     infinities, and NaN in both, are no error; any other mismatch of them is infinite.
+    ulps is the largest over the elements, and relative is to max |expected|.
     """
     if actual.shape != expected.shape or not expected.numel() or n < 1:
         raise ValueError(
@@ -145,20 +146,29 @@ def measure(
             f"with n = {n}: equal shapes with an element, and n ≥ 1, are needed"
         )
     a, e = (t.detach().to(torch.float64).flatten() for t in (actual, expected))
-    finite = e.abs()[e.isfinite()]
-    if scale is None:
-        scale = float(finite.max()) if finite.numel() else 0.0
-    error = (a - e).abs().masked_fill((a == e) | (a.isnan() & e.isnan()), 0.0)
-    error.masked_fill_(error.isnan(), math.inf)
+    error = (a - e).abs()
+    error[(a == e) | (a.isnan() & e.isnan())] = 0.0
+    error = error.nan_to_num(math.inf, math.inf)
+    at = int(error.argmax())
+    worst, where = float(error[at]), _index(at, expected.shape)
+    if not worst:
+        return Measured(0.0, 0.0, 0.0, where)
     info = torch.finfo(dtype)
-    exponent = torch.frexp(e.abs().clamp(min=info.smallest_normal)).exponent - 1
-    ulp = torch.ldexp(torch.full_like(e, info.eps), exponent)
-    worst, at = float(error.max()), int(error.argmax())
-    ulps = float(torch.where(error == 0, 0.0, error / ulp).nan_to_num(math.inf).max())
-    relative = worst / scale if scale else (math.inf if worst else 0.0)
-    where = torch.unravel_index(torch.tensor(at), expected.shape)
-    ratio = relative / (info.eps / 2 * math.sqrt(n))
-    return Measured(ratio, ulps, relative, tuple(int(i) for i in where))
+    largest = float(e.abs().nan_to_num(0.0, 0.0).max())
+    exponent = torch.frexp(e.abs().clamp(info.smallest_normal)).exponent
+    ulps = torch.ldexp(error / info.eps, 1 - exponent).nan_to_num(math.inf, math.inf)
+    unit = info.eps / 2 * math.sqrt(n) * (largest if scale is None else scale)
+    relative = worst / (largest or scale or math.nan)
+    ratio = worst / unit if unit else math.inf
+    return Measured(ratio, float(ulps.max()), relative, where)
+
+
+def _index(at: int, shape: Sequence[int]) -> tuple[int, ...]:
+    where: list[int] = []
+    for size in reversed(shape):
+        at, i = divmod(at, size)
+        where.insert(0, i)
+    return tuple(where)
 
 
 @dataclass(kw_only=True)

@@ -95,6 +95,12 @@ def test_measure_is_elementwise_in_ulps_and_normwise_in_ratio() -> None:
     assert got.relative == pytest.approx(2**-40)
 
 
+def test_scale_is_of_the_ratio_alone() -> None:
+    one = torch.tensor([1.0])
+    got = measure(one + 2**-20, one, n=1, dtype=torch.float32, scale=1 / 16)
+    assert got == (2**4 * 2**4, 2**3, 2**-20, (0,))
+
+
 @pytest.mark.parametrize("value", [0.0, math.inf, -math.inf, math.nan])
 def test_equal_is_no_error(value: float) -> None:
     x = torch.full((3,), value)
