@@ -8,6 +8,7 @@ transformers, which computes those (and Llama's norms) in float32.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,13 +20,14 @@ from growproof.shape import Shape
 Taps = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
 class Layer:
     """The weights below one prefix of a state dict, and the arithmetic to use them."""
 
-    def __init__(
-        self, shape: Shape, state: State, prefix: str, sums: Arithmetic
-    ) -> None:
-        self.shape, self.state, self.prefix, self.sums = shape, state, prefix, sums
+    shape: Shape
+    state: State
+    prefix: str
+    sums: Arithmetic
 
     def weight(self, name: str) -> Tensor | None:
         """The parameter of that name, or None where this decoder has none."""

@@ -145,20 +145,25 @@ def state_of(model: Any) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
-def model_of(config: Any, state: State, like: Any) -> Any:
+def build(config: Any, state: State) -> Any:
     """A model of `config` that holds the tensors of `state` themselves.
 
     Built on the meta device, so that nothing is initialised and then thrown away.
-    Takes the device, train/eval mode, requires_grad and generation config from `like`.
     """
     with torch.device("meta"):
         model: Any = CLASSES[config.model_type][1](config)
     model.load_state_dict(dict(state), strict=False, assign=True)
     if config.tie_word_embeddings:
         model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    return model
+
+
+def model_of(config: Any, state: State, like: Any) -> Any:
+    """`build`, with the device, mode, requires_grad and generation config of `like`."""
+    model = build(config, state)
     buffer: Tensor = like.model.rotary_emb.inv_freq
-    rotary = type(model.model.rotary_emb)(config=config)
-    model.model.rotary_emb = rotary.to(device=buffer.device, dtype=buffer.dtype)
+    model.model.rotary_emb.to(device=buffer.device, dtype=buffer.dtype)
     trained = {kind(n): p.requires_grad for n, p in like.named_parameters()}
     trained |= {n: p.requires_grad for n, p in like.named_parameters()}
     for name, p in model.named_parameters():

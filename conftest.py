@@ -1,0 +1,3 @@
+"""Names the plugin; everything else is there."""
+
+pytest_plugins = ("properties.plugin",)

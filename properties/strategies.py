@@ -1,0 +1,343 @@
+"""What is drawn: small decoders, loud weights, and growths in every direction.
+
+A `Case` is everything that a law needs and a reader can retype: a transformers config,
+a target, and a seed. Values are valid by construction, the simplest first.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from growproof.models import CLASSES, build, shape_of
+from growproof.shape import Shape
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import LlamaConfig, StableLmConfig
+
+Regime = Literal["loud", "small"]
+
+# What a grower may leave out (`--without`), and what it must ask for (`--with`).
+FAMILIES = ("llama", "stablelm")
+AXES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers")
+OPTIONS = ("biases", "gqa", "parallel", "tied")
+EXTRAS = ("qk_norm", "tied_stablelm", "rope_types")
+CORE = (*FAMILIES, *AXES, *OPTIONS)
+CONFIG_NAME = {
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "groups": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "mlp": "intermediate_size",
+    "layers": "num_hidden_layers",
+}
+
+
+@dataclass
+class Domain:
+    """The features that cases are drawn from; the plugin narrows or widens it."""
+
+    features: set[str] = field(default_factory=lambda: set(CORE))
+
+    def has(self, feature: str) -> bool:
+        return feature in self.features
+
+
+DOMAIN = Domain()
+
+
+def fewer(divisor: int) -> settings:
+    """The profile's settings with fewer examples: for laws that build many models."""
+    return settings(max_examples=max(3, settings.default.max_examples // divisor))
+
+
+def fill(model: Any, seed: int, regime: str, eps: float) -> None:
+    """Weights of order one, in which nothing is at its default: in place, seeded.
+
+    Norm weights and biases are not trivial, the embedding has a mean, attention is far
+    from uniform. `small`: the residual is so small that its square is about eps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        x = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        if "norm" in name and name.endswith("weight"):
+            x = 1 + 0.3 * x
+        elif "embed_tokens" in name:
+            x = x + 0.5
+        elif name.endswith("bias"):
+            x = 0.5 * x
+        else:
+            x = 1.5 * x / p.shape[1] ** 0.5
+        writes = ("embed_tokens", "o_proj", "down_proj")
+        if regime == "small" and any(writer in name for writer in writes):
+            x = x * eps**0.5
+        p.data.copy_(x)
+
+
+LATEST: list[Case] = []
+
+
+def latest() -> Case | None:
+    """The case that was built last: after a failure, the shrunk one."""
+    return LATEST[0] if LATEST else None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, one growth, one text: what a law is tested on."""
+
+    family: str
+    config: dict[str, Any]
+    target: dict[str, int]
+    seed: int
+    regime: Regime
+    batch: int
+    tokens: int
+
+    @functools.cached_property
+    def hf_config(self) -> Any:
+        """The transformers config of the model before growing."""
+        kind = LlamaConfig if self.family == "llama" else StableLmConfig
+        return kind(**self.config, attn_implementation="eager")
+
+    @functools.cached_property
+    def shape(self) -> Shape:
+        """Its Shape."""
+        return shape_of(self.hf_config)
+
+    def model(self, dtype: torch.dtype = torch.float64) -> Any:
+        """The model before growing, in evaluation mode."""
+        LATEST[:] = [self]
+        return make(self.hf_config, self.seed, self.regime, self.shape.eps, dtype)
+
+    @functools.cached_property
+    def ids(self) -> Tensor:
+        """Its text: (batch, tokens) token ids."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        size = (self.batch, self.tokens)
+        return torch.randint(0, self.shape.vocab, size, generator=generator)
+
+
+def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) -> Any:
+    """A model of `config` with the weights that `fill` draws, rounded to `dtype`."""
+    with torch.device("meta"):
+        empty = CLASSES[config.model_type][1](config)
+    names = [name for name, _ in empty.named_parameters()]
+    state = {n: torch.empty(empty.get_parameter(n).shape, dtype=dtype) for n in names}
+    model = build(config, state)
+    fill(model, seed, regime, eps)
+    return model.eval()
+
+
+def grown_sizes(
+    draw: st.DrawFn, size: int, feature: str, *, step: int = 1, most: int = 4
+) -> int:
+    """A size not below `size`: the same, or a little more, or double."""
+    if not DOMAIN.has(feature):
+        return size
+    more = st.integers(0, most).map(lambda n: size + n * step)
+    return draw(st.just(size) | more | st.just(2 * size))
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    family: str | None = None,
+    axis: str | None = None,
+    min_tokens: int = 1,
+    max_tokens: int = 20,
+    power_of_four: bool = False,
+    features: tuple[str, ...] = (),
+) -> Case:
+    """A Case from the domain of this run.
+
+    family, axis: fix the family, or force one axis to grow. power_of_four: every scale
+    of the growth is a power of two, so that nothing is rounded. features: options that
+    the model must have.
+    """
+    family = family or draw(st.sampled_from([f for f in FAMILIES if DOMAIN.has(f)]))
+    sizes = draw(old_sizes(family, features))
+    option = functools.partial(draw_option, draw, features)
+    config: dict[str, Any] = {
+        "vocab_size": draw(st.integers(5, 17)),
+        "hidden_size": sizes["hidden"],
+        "intermediate_size": sizes["mlp"],
+        "num_hidden_layers": sizes["layers"],
+        "num_attention_heads": sizes["heads"],
+        "num_key_value_heads": sizes["groups"],
+        "max_position_embeddings": 64,
+        "hidden_act": draw(st.sampled_from(("silu", "gelu", "gelu_pytorch_tanh"))),
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    theta = draw(st.sampled_from((10000.0, 500.0, 100000.0)))
+    eps = draw(st.sampled_from((1e-5, 1e-6, 1e-3)))
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if family == "llama":
+        config |= {
+            "head_dim": sizes["head_dim"],
+            "rms_norm_eps": eps,
+            "attention_bias": option("biases"),
+            "mlp_bias": option("biases"),
+            "tie_word_embeddings": option("tied"),
+        }
+        if DOMAIN.has("rope_types"):
+            rope = draw(rope_types(theta))
+    else:
+        lanes = sizes["head_dim"]
+        rotated = draw(st.integers(1, lanes // 2)) * 2
+        rope["partial_rotary_factor"] = rotated / lanes
+        config |= {
+            "layer_norm_eps": eps,
+            "use_qkv_bias": option("biases"),
+            "use_parallel_residual": option("parallel"),
+            "qk_layernorm": option("qk_norm"),
+            "tie_word_embeddings": option("tied_stablelm"),
+        }
+    config["rope_parameters"] = rope
+    grow = power_of_four_target if power_of_four else target
+    return Case(
+        family=family,
+        config=config,
+        target=grow(draw, family, sizes, axis),
+        seed=draw(st.integers(0, 2**20)),
+        regime=draw(st.sampled_from(("loud", "small"))),
+        batch=draw(st.integers(1, 2)),
+        tokens=draw(st.integers(min_tokens, max_tokens)),
+    )
+
+
+def draw_option(draw: st.DrawFn, forced: tuple[str, ...], feature: str) -> bool:
+    """Whether the model has an option: if forced, or if the domain has it and luck."""
+    return feature in forced or (DOMAIN.has(feature) and draw(st.booleans()))
+
+
+@st.composite
+def old_sizes(
+    draw: st.DrawFn, family: str, features: tuple[str, ...]
+) -> dict[str, int]:
+    """The sizes of a small decoder."""
+    groups = draw(st.integers(1, 3))
+    shared = DOMAIN.has("gqa") or "gqa" in features
+    least = 2 if "gqa" in features else 1
+    heads = groups * (
+        draw(st.integers(least, max(least, 4 // groups))) if shared else 1
+    )
+    # even lanes for rotary pairs; a StableLm may have odd ones, which rotary passes by
+    lanes = (2, 4, 6, 8) if family == "llama" else (2, 3, 4, 5, 8)
+    head_dim = draw(st.sampled_from(lanes))
+    free = heads * draw(st.integers(1, 3))
+    return {
+        "groups": groups,
+        "heads": heads,
+        "head_dim": head_dim,
+        "hidden": free if family == "llama" else heads * head_dim,
+        "mlp": draw(st.integers(1, 12)),
+        "layers": draw(st.integers(1, 3)),
+    }
+
+
+def target(
+    draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
+) -> dict[str, int]:
+    """Config names and sizes of a growth; axes that do not grow are left out."""
+    new = dict(sizes)
+    new["groups"] = grown_sizes(draw, sizes["groups"], "groups", most=1)
+    repeats = sizes["heads"] // sizes["groups"]
+    new["heads"] = new["groups"] * grown_sizes(draw, repeats, "heads", most=1)
+    step = 2 if family == "llama" else 1
+    new["head_dim"] = grown_sizes(draw, sizes["head_dim"], "head_dim", step=step)
+    new["mlp"] = grown_sizes(draw, sizes["mlp"], "mlp")
+    if DOMAIN.has("layers"):
+        new["layers"] += draw(st.integers(0, 2))
+    if axis is not None and axis != "hidden" and new[axis] == sizes[axis]:
+        new[axis] += step if axis == "head_dim" else sizes[axis]
+        if axis == "groups":
+            new["heads"] = new["groups"] * max(repeats, new["heads"] // sizes["groups"])
+    new["hidden"] = hidden_size(draw, family, sizes, new, forced=axis == "hidden")
+    return named(family, sizes, new)
+
+
+def hidden_size(
+    draw: st.DrawFn,
+    family: str,
+    sizes: dict[str, int],
+    new: dict[str, int],
+    *,
+    forced: bool,
+) -> int:
+    """A hidden size that fits the heads: free in a Llama, given in a StableLm."""
+    if family == "stablelm":
+        if forced and new["heads"] * new["head_dim"] == sizes["hidden"]:
+            new["head_dim"] += 1
+        return new["heads"] * new["head_dim"]
+    least = -(-sizes["hidden"] // new["heads"])
+    if forced and least * new["heads"] == sizes["hidden"]:
+        least += 1
+    grows = DOMAIN.has("hidden") and draw(st.booleans())
+    return new["heads"] * (least + (draw(st.integers(0, 4)) if grows else 0))
+
+
+def power_of_four_target(
+    draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
+) -> dict[str, int]:
+    """A growth whose scales √(D/D') and √(K'/K) are powers of two."""
+    new = dict(sizes)
+    both = ("heads", "head_dim", "groups")
+    which = axis or draw(st.sampled_from(("hidden", *both, "mlp", "layers")))
+    if which in both:
+        new[which] *= 4
+        if which == "groups":
+            new["heads"] *= 4
+    if family == "stablelm":
+        new["hidden"] = new["heads"] * new["head_dim"]
+    elif which == "hidden" or new["heads"] > sizes["heads"]:
+        new["hidden"] *= 4
+    new["mlp"] += draw(st.integers(0, 4))
+    new["layers"] += draw(st.integers(0, 1))
+    return named(family, sizes, new)
+
+
+def named(family: str, sizes: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+    """The sizes that grow, by their config names; a StableLm names no head_dim."""
+    names = [axis for axis in AXES if family == "llama" or axis != "head_dim"]
+    return {CONFIG_NAME[axis]: new[axis] for axis in names if new[axis] != sizes[axis]}
+
+
+@st.composite
+def rope_types(draw: st.DrawFn, theta: float) -> dict[str, Any]:
+    """Rope parameters whose frequencies survive a larger head_dim."""
+    kind = draw(st.sampled_from(("default", "linear", "llama3")))
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": theta}
+    if kind != "default":
+        rope["factor"] = draw(st.sampled_from((2.0, 8.0)))
+    if kind == "llama3":
+        rope |= {
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    return rope
+
+
+def smallest() -> list[Case]:
+    """One least case of each family in the domain: does a grower run at all?"""
+    sizes = {
+        "vocab_size": 5, "hidden_size": 4, "intermediate_size": 2,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+        "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    config = {
+        "llama": sizes | {"head_dim": 4, "rope_parameters": rope},
+        "stablelm": sizes | {"rope_parameters": rope | {"partial_rotary_factor": 0.5}},
+    }
+    return [
+        Case(family, config[family], {"hidden_size": 8}, 0, "loud", 1, 2)
+        for family in FAMILIES
+        if DOMAIN.has(family)
+    ]

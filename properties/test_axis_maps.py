@@ -1,0 +1,107 @@
+"""Axis maps: padding the factors of an axis is scattering along a map. Exhaustive."""
+
+import itertools
+
+import pytest
+import torch
+from growproof.layout import Row, factors, head_dim_map, heads_map, layers_map
+from growproof.padding import place, take
+from growproof.shape import Growth, Rotary, Shape
+
+pytestmark = pytest.mark.reference
+
+
+def shape(groups: int, repeats: int, head_dim: int, *, split: bool) -> Shape:
+    """A Shape of these heads; all else is as small as can be."""
+    heads = groups * repeats
+    return Shape(
+        family="llama" if split else "stablelm",
+        vocab=1, hidden=heads * head_dim, heads=heads, groups=groups, head_dim=head_dim,
+        mlp=1, layers=1, eps=1e-5, norm_size=heads * head_dim,
+        rotary=Rotary(theta=1e4, dims=head_dim if split else 0),
+    )  # fmt: skip
+
+
+def growths(largest: int, lanes: int, *, split: bool):
+    """Every growth with up to `largest` groups and repeats, and `lanes` lanes."""
+    step = 2 if split else 1
+    sizes = list(itertools.product(range(1, largest + 1), range(1, largest + 1)))
+    widths = range(step, lanes + 1, step)
+    for (g, r), (g2, r2) in itertools.product(sizes, sizes):
+        for k, k2 in itertools.product(widths, widths):
+            if g2 >= g and r2 >= r and k2 >= k:
+                old, new = (shape(*s, split=split) for s in ((g, r, k), (g2, r2, k2)))
+                yield Growth(old=old, new=new, norm="scaled")
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_padding_factors_is_scattering_exhaustive(split: bool) -> None:
+    """reshape → pad → reshape back = scatter along heads_map. Proof: AxisMaps.v."""
+    checked = 0
+    for growth in growths(3, 8, split=split):
+        old, new = growth.old, growth.new
+        x = torch.arange(1, old.heads * old.head_dim + 1)
+        along = heads_map(
+            old.groups, old.repeats, old.head_dim,
+            repeats_new=new.repeats, head_dim_new=new.head_dim, split=split,
+        )  # fmt: skip
+        assert all(a < b for a, b in itertools.pairwise(along))
+        assert along[-1] < new.heads * new.head_dim
+        expected = torch.zeros(new.heads * new.head_dim, dtype=x.dtype)
+        expected[torch.tensor(along)] = x
+        y = place(x, Row(("query",)), growth)
+        assert torch.equal(y, expected), growth
+        assert torch.equal(take(y, Row(("query",)), growth), x)
+        checked += 1
+    assert checked > 300
+
+
+def test_rotary_halves_stay_paired_exhaustive() -> None:
+    """Lane k and its partner k + K/2 land on k and k + K'/2, for all K ≤ K' ≤ 128."""
+    checked = 0
+    for k, k_new in itertools.combinations_with_replacement(range(2, 129, 2), 2):
+        lanes = head_dim_map(k, k_new, split=True)
+        for i in range(k // 2):
+            assert lanes[i + k // 2] - lanes[i] == k_new // 2
+        checked += 1
+    assert checked == 64 * 65 // 2
+
+
+def test_rotary_factor_is_never_truncated_exhaustive() -> None:
+    """int(K' · f) = dims for every K ≤ 256, every rotary size, every K' ≤ 512."""
+    checked = naive = 0
+    for k_new in range(2, 513):
+        for dims in range(2, min(k_new, 256) + 1, 2):
+            f = rotary_shape(k_new, dims).partial_rotary_factor
+            assert int(k_new * f) == dims, (k_new, dims)
+            naive += int(k_new * (dims / k_new)) != dims
+            checked += 1
+    assert checked == sum(min(k, 256) // 2 for k in range(2, 513))
+    assert naive > 0, "the trap is gone: is partial_rotary_factor still needed?"
+
+
+def rotary_shape(head_dim: int, dims: int) -> Shape:
+    """A StableLm shape of one head, with this many rotary lanes."""
+    return Shape(
+        family="stablelm", vocab=1, hidden=head_dim, heads=1, groups=1,
+        head_dim=head_dim, mlp=1, layers=1, eps=1e-5, norm_size=head_dim,
+        rotary=Rotary(theta=1e4, dims=dims),
+    )  # fmt: skip
+
+
+def test_old_layers_keep_their_order_exhaustive() -> None:
+    """Layer maps are strictly increasing and in range, appended or interleaved."""
+    for depth in ("append", "interleave"):
+        for old, new in itertools.combinations_with_replacement(range(1, 33), 2):
+            along = layers_map(old, new, depth)
+            assert along == sorted(set(along))
+            assert len(along) == old
+            assert along[0] >= 0
+            assert along[-1] < new
+
+
+def test_factors_multiply_to_axes() -> None:
+    """H·K = G · R · K: the query axis of a GQA model is three nested sizes."""
+    llama = shape(2, 3, 8, split=True)
+    assert factors(llama)["query"] == (2, 3, 2, 4)
+    assert factors(shape(2, 3, 5, split=False))["query"] == (2, 3, 5)

@@ -1,0 +1,183 @@
+"""The whole decoder: the same logits, and zeros in every new lane on the way."""
+
+import pytest
+import torch
+from growproof.decoder import forward
+from growproof.padding import take
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .checks import (
+    Grown,
+    Violation,
+    close,
+    close_to_padded,
+    grow,
+    responses,
+    zeros,
+)
+from .strategies import AXES, FAMILIES, Case, cases
+
+
+@pytest.mark.zero_padding
+@given(case=cases(max_tokens=4))
+def test_embedding_is_padded(grower, case: Case) -> None:
+    """E' = pad(E), up to one scalar and a mean that is removed. Proof: Decoder.v."""
+    grown = grow(case, grower)
+    name, row = "model.embed_tokens.weight", grown.rows["embedding"]
+    old, new = grown.old_state[name][None], grown.state[name][None]
+    zeros(new, old, row, grown.growth, "embedding", case)
+    unit = 2**-53 * float(old.abs().max())
+    close_to_padded(
+        grown, "embedding_is_padded", "embedding", new, old, row, unit, "block"
+    )
+
+
+@pytest.mark.zero_padding
+@given(case=cases(max_tokens=4))
+def test_head_ignores_new_lanes(grower, case: Case) -> None:
+    """W' pad(x) = W x for lm_head: what it reads of the old lanes is the old head."""
+    grown = grow(case, grower)
+    name = "model.embed_tokens.weight" if case.shape.tied else "lm_head.weight"
+    old = grown.old_state[name][None]
+    new = grown.state[
+        "model.embed_tokens.weight" if grown.shape.tied else "lm_head.weight"
+    ]
+    new = new[None, :, : old.shape[2]]
+    close(
+        new,
+        old * (grown.stream[1] if case.shape.tied else 1.0),
+        law="head_ignores_new_lanes",
+        tap="logits",
+        case=case,
+        response=2**-53 * float(old.abs().max()),
+        budget="block",
+    )
+
+
+@pytest.mark.zero_padding
+@given(case=cases())
+def test_new_lanes_are_zero_at_every_tap(grower, case: Case) -> None:
+    """Every new lane of every tap is exactly 0, through all layers. Proof: Decoder.v."""
+    grown = grow(case, grower)
+    old = forward(case.shape, grown.old_state, case.ids)
+    new = forward(grown.shape, grown.state, case.ids)
+    for tap, x in old.items():
+        zeros(new[grown.renamed(tap)], x, grown.row(tap), grown.growth, tap, case)
+
+
+@pytest.mark.zero_padding
+@given(case=cases(axis="layers"))
+def test_new_layers_add_nothing(grower, case: Case) -> None:
+    """attn'(x) = mlp'(x) = 0 in every added layer. Proof: Decoder.v, silent layers."""
+    grown = grow(case, grower)
+    new = forward(grown.shape, grown.state, case.ids)
+    added = set(range(grown.shape.layers)) - set(grown.layers)
+    for i in added:
+        for name in ("attention", "mlp"):
+            tap = f"layers.{i}.{name}"
+            if new[tap].any():
+                raise Violation(
+                    f"{tap} of a new layer must be zero", tap=tap, case=case
+                )
+    assert len(added) == grown.shape.layers - case.shape.layers
+
+
+def logits_are_equal(
+    grown: Grown, law: str, dtype: torch.dtype = torch.float64
+) -> None:
+    """The clone's float64 logits of both models, within the response to `dtype`."""
+    case = grown.case
+    old_state = {n: w.double() for n, w in grown.old_state.items()}
+    new_state = {n: w.double() for n, w in grown.state.items()}
+    truth = {"logits": forward(case.shape, old_state, case.ids)["logits"]}
+    response = responses(
+        lambda state: {"logits": forward(case.shape, state, case.ids)["logits"]},
+        old_state,
+        truth,
+        dtype,
+    )
+    close(
+        forward(grown.shape, new_state, case.ids)["logits"],
+        truth["logits"],
+        law=law,
+        tap="logits",
+        case=case,
+        response=response["logits"],
+        budget="decoder",
+        dtype=dtype,
+    )
+
+
+@pytest.mark.lossless
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data())
+def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
+    """f'(tokens) = f(tokens), in float64, whatever the growing did inside."""
+    case = data.draw(cases(family=family, axis=axis), "case")
+    logits_are_equal(grow(case, grower), "logits_are_unchanged")
+
+
+@pytest.mark.lossless
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@given(case=cases())
+def test_transformers_agrees(grower, attention: str, case: Case) -> None:
+    """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
+    grown = grow(case, grower)
+
+    def logits(model) -> dict[str, torch.Tensor]:
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            return {"logits": model(case.ids).logits}
+
+    truth = logits(grown.source)
+    model = case.model()
+
+    def shaken(state) -> dict[str, torch.Tensor]:
+        model.load_state_dict(dict(state), strict=False)
+        return logits(model)
+
+    close(
+        logits(grown.model)["logits"],
+        truth["logits"],
+        law="transformers_agrees",
+        tap="logits",
+        case=case,
+        response=responses(shaken, grown.old_state, truth, torch.float32)["logits"],
+        budget="stock",
+        dtype=torch.float32,
+        kernel=attention,
+    )
+
+
+@pytest.mark.reference
+@given(case=cases(power_of_four=True))
+def test_decoder_is_bitwise(reference, case: Case) -> None:
+    """Every tap is the padded old one, bit for bit, where scales are powers of two."""
+    norm = "scaled" if case.family == "llama" else "masked"
+    grown = reference(case, norm=norm)
+    old = forward(case.shape, grown.old_state, case.ids)
+    new = forward(grown.shape, grown.state, case.ids)
+    for tap, x in old.items():
+        row, value = grown.row(tap), new[grown.renamed(tap)]
+        zeros(value, x, row, grown.growth, tap, case)
+        assert torch.equal(take(value, row, grown.growth), x), tap
+
+
+@pytest.mark.reference
+@given(case=cases(), norm=st.sampled_from(("default", "masked")))
+def test_every_tap_is_the_padded_one(reference, case: Case, norm: str) -> None:
+    """Every tap is the old one, scaled and padded as the table says, to rounding."""
+    grown = reference(case, norm=None if norm == "default" else norm)
+    old = forward(case.shape, grown.old_state, case.ids)
+    new = forward(grown.shape, grown.state, case.ids)
+
+    def run(state):
+        return forward(case.shape, state, case.ids)
+
+    response = responses(run, grown.old_state, old, torch.float64)
+    law = "every_tap_is_the_padded_one"
+    for tap, x in old.items():
+        row, value = grown.row(tap), new[grown.renamed(tap)]
+        close_to_padded(grown, law, tap, value, x, row, response[tap], "decoder")

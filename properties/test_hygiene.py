@@ -1,0 +1,240 @@
+"""What a user of a grown model takes for granted, and growers get wrong."""
+
+import copy
+import json
+import logging
+import tempfile
+import warnings
+
+import pytest
+import torch
+from growproof.layout import count
+from growproof.models import kind
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from .checks import grow
+from .strategies import CONFIG_NAME, Case, cases, fewer
+from .test_decoder import logits_are_equal
+
+pytestmark = pytest.mark.hygiene
+
+# config entries that say how a model was made or stored, not what it computes
+INCIDENTAL = {
+    "architectures", "dtype", "transformers_version", "_name_or_path", "auto_map",
+    "norm_size", "model_type", "rope_parameters", "partial_rotary_factor", "head_dim",
+    "rms_norm_eps", "layer_norm_eps", "layer_types", *CONFIG_NAME.values(),
+}  # fmt: skip
+
+
+def snapshot(model) -> tuple[dict[str, torch.Tensor], str, bool, dict[str, bool]]:
+    """All of a model that growing could disturb."""
+    return (
+        {n: t.detach().clone() for n, t in model.state_dict().items()},
+        json.dumps(model.config.to_dict(), sort_keys=True, default=str),
+        model.training,
+        {n: p.requires_grad for n, p in model.named_parameters()},
+    )
+
+
+@fewer(2)
+@given(case=cases(max_tokens=2), training=st.booleans())
+def test_source_is_untouched(grower, case: Case, training: bool) -> None:
+    """Weights (bitwise), config, mode and requires_grad of the source stay."""
+    source = case.model().train(training)
+    before = snapshot(source)
+    grower(source, case.target)
+    after = snapshot(source)
+    assert before[0].keys() == after[0].keys()
+    for name, w in before[0].items():
+        assert torch.equal(w, after[0][name]), f"the source's {name} was changed"
+    assert before[1] == after[1], "the source's config was changed"
+    assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
+
+
+@fewer(2)
+@given(case=cases(max_tokens=2))
+def test_nothing_is_shared(grower, case: Case) -> None:
+    """No memory, config or generation config of the source lives on in the result."""
+    grown = grow(case, grower)
+    old = {
+        p.untyped_storage().data_ptr(): n for n, p in grown.source.named_parameters()
+    }
+    for name, p in grown.model.named_parameters():
+        other = old.get(p.untyped_storage().data_ptr())
+        assert other is None, f"{name} shares its memory with the source's {other}"
+    assert grown.model.config is not grown.source.config
+    assert grown.model.generation_config is not grown.source.generation_config
+    ropes = (m.config.rope_parameters for m in (grown.model, grown.source))
+    assert next(ropes) is not next(ropes), "the two configs share rope_parameters"
+
+
+@fewer(2)
+@given(
+    case=cases(max_tokens=2),
+    dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float64)),
+    training=st.booleans(),
+    frozen=st.sampled_from(("nothing", "all", "mlp", "embed_tokens")),
+)
+def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
+    """dtype, device, train/eval mode and requires_grad are those of the source."""
+    source = case.model(dtype).train(training)
+    for name, p in source.named_parameters():
+        p.requires_grad_(not (frozen == "all" or frozen in name))
+    model = grower(source, case.target)
+    assert model.training == training, "the mode (train/eval) changed"
+    assert all(m.training == training for m in model.modules()), "a submodule's mode"
+    wanted = {kind(n): p.requires_grad for n, p in source.named_parameters()}
+    for name, p in model.named_parameters():
+        assert p.dtype == dtype, f"{name} is {p.dtype}, expected {dtype}"
+        assert p.device == source.device, f"{name} is on {p.device}"
+        assert p.requires_grad == wanted[kind(name)], f"requires_grad of {name} changed"
+    assert model.dtype == source.dtype
+
+
+@fewer(2)
+@given(case=cases(max_tokens=2))
+def test_everything_is_finite(grower, case: Case) -> None:
+    """No NaN or infinity in any parameter or buffer, not even where nothing reads it."""
+    model = grow(case, grower).model
+    for name, x in (*model.named_parameters(), *model.named_buffers()):
+        assert x.isfinite().all(), f"{name} holds a NaN or an infinity"
+
+
+@fewer(2)
+@given(case=cases(max_tokens=2, features=("tied",)))
+def test_tying_is_kept(grower, case: Case) -> None:
+    """Embedding and lm_head are one tensor exactly if they were, and the config says so."""
+    model = grow(case, grower).model
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert tied == case.shape.tied, f"tied: {tied}, expected {case.shape.tied}"
+    assert model.config.tie_word_embeddings == case.shape.tied
+
+
+@given(case=cases(max_tokens=2))
+def test_sizes_are_those_asked_for(grower, case: Case) -> None:
+    """The config says the asked sizes, the weights have them, the rest is as it was."""
+    grown = grow(case, grower)
+    new, old = grown.model.config, grown.source.config
+    for axis, name in CONFIG_NAME.items():
+        if name == "head_dim" and case.family == "stablelm":
+            continue
+        asked = case.target.get(name, getattr(old, name))
+        got = getattr(new, name)
+        assert got == asked, (
+            f"the config says {name} = {got}, asked for {asked} ({axis})"
+        )
+    before, after = old.to_dict(), new.to_dict()
+    for name in before.keys() - INCIDENTAL:
+        assert after.get(name) == before[name], f"config.{name} changed"
+    got = sum(p.numel() for p in grown.model.parameters())
+    expected = count(grown.shape)
+    assert got == expected, f"{got} parameters, the table counts {expected}"
+    layers = grown.model.model.layers
+    assert [layer.self_attn.layer_idx for layer in layers] == list(range(len(layers)))
+
+
+def quietly(function, *args, **kwargs):
+    """The result of a call that must neither warn nor log a warning."""
+    records: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            result = function(*args, **kwargs)
+    finally:
+        logger.removeHandler(handler)
+    assert not records, f"warned: {records[0]}"
+    return result
+
+
+@fewer(3)
+@given(case=cases(max_tokens=6), dtype=st.sampled_from((torch.float64, torch.bfloat16)))
+def test_saves_and_loads(grower, case: Case, dtype) -> None:
+    """save_pretrained, then from_pretrained: no warning, the same weights and logits."""
+    model = grow(case, grower, dtype).model
+    with tempfile.TemporaryDirectory() as folder:
+        quietly(model.save_pretrained, folder)
+        load = AutoModelForCausalLM.from_pretrained
+        again, info = quietly(
+            load, folder, dtype=dtype, attn_implementation="eager",
+            output_loading_info=True, trust_remote_code=True,
+        )  # fmt: skip
+    assert not any(info.values()), f"loading reported {info}"
+    for name, w in model.state_dict().items():
+        assert torch.equal(w, again.state_dict()[name]), f"{name} changed on disk"
+    with torch.no_grad():
+        before, after = model(case.ids).logits, again.eval()(case.ids).logits
+    assert torch.equal(before, after), "logits changed through save and load"
+
+
+@fewer(3)
+@given(case=cases(min_tokens=2, max_tokens=6))
+def test_generates_with_a_cache(grower, case: Case) -> None:
+    """Logits with a key/value cache are those without, token by token."""
+    model = grow(case, grower).model
+    with torch.no_grad():
+        whole = model(case.ids).logits
+        cache, steps = None, []
+        for t in range(case.tokens):
+            out = model(case.ids[:, t : t + 1], past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            steps.append(out.logits)
+        stepwise = torch.cat(steps, 1)
+        ids = model.generate(
+            case.ids, max_new_tokens=3, do_sample=False, use_cache=True, pad_token_id=0
+        )
+    worst = float((whole - stepwise).abs().max() / whole.abs().max())
+    assert worst < 1e-5, f"with a cache the logits differ by {worst:.3g} of their scale"
+    assert ids.shape[1] == case.tokens + 3
+
+
+@fewer(3)
+@given(case=cases(min_tokens=2, max_tokens=6), padding=st.integers(1, 4))
+def test_left_padding(grower, case: Case, padding: int) -> None:
+    """A left-padded batch of unequal lengths gives each row its own logits."""
+    model = grow(case, grower).model
+    model.set_attn_implementation("sdpa")  # eager gives NaN on a fully masked row
+    row = case.ids[:1]
+    padded = torch.cat((torch.zeros(1, padding, dtype=torch.long), row), 1)
+    longer = torch.cat((row, row[:, :1].expand(1, padding)), 1)
+    ids = torch.cat((padded, longer))
+    mask = torch.ones_like(ids)
+    mask[0, :padding] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        alone = model(row).logits[0]
+        both = model(ids, attention_mask=mask, position_ids=positions).logits
+    worst = max(
+        float((both[0, padding:] - alone).abs().max()),
+        float((both[1, : case.tokens] - alone).abs().max()),
+    ) / float(alone.abs().max())
+    assert worst < 1e-5, f"in a padded batch the logits differ by {worst:.3g} of scale"
+
+
+@pytest.mark.lossless
+@fewer(2)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@given(data=st.data())
+def test_low_precision_loses_one_rounding(grower, dtype: str, data) -> None:
+    """Grown in bf16, fp16 or fp32, the weights are those of an exact growth, rounded."""
+    case = data.draw(cases(max_tokens=8), "case")
+    grown = grow(case, grower, getattr(torch, dtype))
+    logits_are_equal(grown, "low_precision_loses_one_rounding", getattr(torch, dtype))
+
+
+@fewer(3)
+@given(case=cases(max_tokens=2))
+def test_dropout_is_kept(grower, case: Case) -> None:
+    """attention_dropout and hidden_dropout survive, and evaluation ignores them."""
+    source = case.model()
+    source.config.attention_dropout = 0.125
+    model = grower(copy.deepcopy(source), case.target)
+    assert model.config.attention_dropout == 0.125
+    with torch.no_grad():
+        logits = [model(case.ids).logits for _ in range(2)]
+    assert torch.equal(*logits), "two evaluations differ: dropout is on"

@@ -1,0 +1,64 @@
+"""Norms over the residual: the only part whose divisor grows along."""
+
+import dataclasses
+
+import pytest
+import torch
+from growproof.decoder import Layer
+from hypothesis import given
+
+from .checks import Grown, close, grow, inputs, pad, perturbed
+from .strategies import Case, cases
+
+pytestmark = pytest.mark.lossless
+
+
+def norms(grown: Grown) -> list[tuple[str, str, str, str]]:
+    """(prefix, name) of every norm over the residual, before and after growing."""
+    found = [("model.", "norm", "model.", "norm")]
+    for i, new in enumerate(grown.layers):
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            old_prefix, new_prefix = f"model.layers.{i}.", f"model.layers.{new}."
+            if f"{old_prefix}{name}.weight" in grown.old_state:
+                found.append((old_prefix, name, new_prefix, name))
+    return found
+
+
+def norms_commute_with_padding(grown: Grown, law: str, size: float) -> None:
+    """norm'(pad(s · x)) = pad(norm x) for the stream that this grower writes."""
+    case, (is_centred, scale) = grown.case, grown.stream
+    x = inputs(case) * size
+    stream = x - x.mean(-1, keepdim=True) if is_centred else x
+    checked = 0
+    for old_prefix, name, new_prefix, _ in norms(grown):
+        layer = grown.layer(0, old=True)
+        before = dataclasses.replace(layer, prefix=old_prefix)
+        old = before.norm(name, x)
+        shaken = perturbed(grown.old_state, torch.float64, 1)
+        moved = dataclasses.replace(before, state=shaken).norm(name, x)
+        after: Layer = dataclasses.replace(grown.layer(0, old=False), prefix=new_prefix)
+        new = after.norm(name, pad(stream, grown.growth, scale))
+        close(
+            new,
+            pad(old, grown.growth),
+            law=law,
+            tap=f"{old_prefix}{name}".removeprefix("model."),
+            case=case,
+            response=max(float((moved - old).abs().max()), 2**-53 * float(old.abs().max())),
+            budget="block",
+        )
+        checked += 1
+    assert checked > 0
+
+
+@given(case=cases(axis="hidden"))
+def test_norms_are_unchanged(grower, case: Case) -> None:
+    """norm'(pad x) = pad(norm x) for a residual of order one. Proof: RmsNorm.v."""
+    norms_commute_with_padding(grow(case, grower), "norms_are_unchanged", 1.0)
+
+
+@given(case=cases(axis="hidden"))
+def test_eps_grows_along(grower, case: Case) -> None:
+    """norm'(pad x) = pad(norm x) where x² ≈ ε: ε' = ε · D/D'. Proof: RmsNorm.v."""
+    size = case.shape.eps**0.5
+    norms_commute_with_padding(grow(case, grower), "eps_grows_along", size)

@@ -1,0 +1,93 @@
+"""Training goes on where it was: old gradients, and new parameters that move."""
+
+import pytest
+import torch
+from growproof.arithmetic import BLAS
+from growproof.decoder import forward
+from growproof.layout import pairs, parameters
+from growproof.models import state_of
+from growproof.padding import place, take
+from growproof.shape import Shape
+from hypothesis import given
+
+from .checks import Grown, close, grow, perturbed
+from .strategies import Case, cases, fewer
+
+
+def gradients(shape: Shape, state, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """d loss / d parameter, of the mean next-token loss, in the clone (float64)."""
+    leaves = {name: w.clone().requires_grad_() for name, w in state.items()}
+    logits = forward(shape, leaves, ids, BLAS)["logits"][:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(w) if g is None else g
+        for (name, w), g in zip(leaves.items(), found, strict=True)
+    }
+
+
+def pulled_back(grown: Grown, new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradient of the old parameters, through w' = s · pad(w): s · take(dw')."""
+    table = parameters(grown.case.shape, grown.growth)
+    found = {}
+    for _, old_name, row in pairs(grown.growth, table):
+        if old_name is None or row.centre or row.role == "writer":
+            continue  # what centring removes has no gradient of its own
+        name = grown.renamed_parameter(old_name)
+        w = grown.old_state[old_name]
+        plain = type(row)(row.axes)
+        scale = float(
+            (take(grown.state[name], plain, grown.growth) * w).sum() / (w * w).sum()
+        )
+        found[old_name] = take(new[name], plain, grown.growth) * scale
+    return found
+
+
+@pytest.mark.zero_padding
+@pytest.mark.lossless
+@fewer(2)
+@given(case=cases(min_tokens=2, max_tokens=8))
+def test_old_gradients_are_kept(grower, case: Case) -> None:
+    """d loss / d w = s · take(d loss' / d w'), by the chain rule, for every old w."""
+    grown = grow(case, grower)
+    old = gradients(case.shape, grown.old_state, case.ids)
+    new = pulled_back(grown, gradients(grown.shape, grown.state, case.ids))
+    shaken = gradients(
+        case.shape, perturbed(grown.old_state, torch.float64, 1), case.ids
+    )
+    assert new, "no parameter was compared"
+    scale = max(float(g.abs().max()) for g in old.values())
+    for name, g in new.items():
+        close(
+            g,
+            old[name],
+            law="old_gradients_are_kept",
+            tap=name,
+            case=case,
+            response=max(float((shaken[name] - old[name]).abs().max()), 2**-53 * scale),
+            budget="decoder",
+            kernel="blas",
+        )
+
+
+@pytest.mark.trainable
+@fewer(2)
+@given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
+def test_new_parameters_train(grower, case: Case, record_share) -> None:
+    """Some new entry of every writer has a gradient at the first step."""
+    grown = grow(case, grower)
+    found = gradients(grown.shape, state_of(grown.model), case.ids)
+    moving = total = 0
+    for name, old_name, row in pairs(
+        grown.growth, parameters(case.shape, grown.growth)
+    ):
+        g = found[name]
+        new = torch.ones_like(g, dtype=torch.bool)
+        if old_name is not None:
+            ones = torch.ones_like(grown.old_state[old_name])
+            new = place(ones, type(row)(row.axes), grown.growth) == 0
+        moving += int((g[new] != 0).sum())
+        total += int(new.sum())
+    record_share(moving, total)
+    assert total > 0
+    assert moving > 0, f"none of {total} new parameters receives a gradient"

@@ -1,0 +1,93 @@
+"""Expected failures: `law | reason | link | expires | ceiling`, one a line.
+
+    # test_eps_grows_along | eps is shared with q/k layernorm | issue 7 | 2027-01-31 | 40
+
+law: a test's name as pytest prints it, with its parameters. reason: needed. link,
+expires (YYYY-MM-DD) and ceiling (the largest error that is still expected, in the units
+of the budgets) may be empty. An entry that passes, matches nothing, has expired, or got
+worse than its ceiling fails the run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class XfailError(ValueError):
+    """A line that is not an expected failure."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One expected failure."""
+
+    law: str
+    reason: str
+    link: str = ""
+    expires: datetime.date | None = None
+    ceiling: float | None = None
+
+    def problem(self, known: set[str], today: datetime.date) -> str | None:
+        """Why this entry fails the run whatever the law does, if it does."""
+        if self.law not in known:
+            return f"matches no law: {self.law}"
+        if self.expires and today > self.expires:
+            return f"expired on {self.expires}: {self.law} ({self.reason})"
+        return None
+
+    def line(self) -> str:
+        """The entry as a line of the file."""
+        ceiling = "" if self.ceiling is None else f"{self.ceiling:.3g}"
+        expires = self.expires.isoformat() if self.expires else ""
+        reason = self.reason.replace("|", "/")
+        return " | ".join((self.law, reason, self.link, expires, ceiling))
+
+
+def parse(line: str, where: str) -> Expected:
+    """One line. Raises XfailError naming the place and what is wrong."""
+    fields = [field.strip() for field in line.split("|")]
+    if len(fields) > 5 or len(fields) < 2 or not fields[0] or not fields[1]:
+        raise XfailError(
+            f"{where}: expected `law | reason | link | expires | ceiling`, got {line!r}"
+        )
+    law, reason, link, expires, ceiling = (*fields, "", "", "")[:5]
+    try:
+        date = datetime.date.fromisoformat(expires) if expires else None
+        bound = float(ceiling) if ceiling else None
+    except ValueError as error:
+        raise XfailError(f"{where}: {error}") from error
+    if bound is not None and not math.isfinite(bound):
+        raise XfailError(f"{where}: the ceiling must be finite, got {ceiling}")
+    return Expected(law, reason, link, date, bound)
+
+
+def load(path: Path) -> dict[str, Expected]:
+    """The expected failures of a file, by law. Raises XfailError."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise XfailError(f"cannot read {path}: {error.strerror}") from error
+    found: dict[str, Expected] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        entry = parse(line, f"{path}:{number}")
+        if entry.law in found:
+            raise XfailError(f"{path}:{number}: {entry.law} is listed twice")
+        found[entry.law] = entry
+    return found
+
+
+def dump(entries: Iterable[Expected], path: Path) -> None:
+    """Write a new file. Raises XfailError if there is one already."""
+    text = "# law | reason | link | expires | ceiling\n"
+    text += "".join(entry.line() + "\n" for entry in entries)
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise XfailError(f"{path} exists: name another file, or remove it") from error
