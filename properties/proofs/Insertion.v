@@ -5,20 +5,28 @@ Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.
 
-Section Insertion.
-Variable A : arith.
-Implicit Types (f g x y : vec A) (e : nat -> nat).
+(** For any sum and any start: it is enough that the inserted terms change no
+    partial sum. *)
+Section Fold.
+Variables (S : Type) (plus : S -> S -> S) (start : S).
+Implicit Types f g : nat -> S.
 
-Lemma osum_insert n m e f g :
-  emb n m e -> padded n m e f g -> osum m g = osum n f.
+Fixpoint fold n f := if n is m.+1 then plus (fold m f) (f m) else start.
+
+Lemma fold_insert n m e f g : emb n m e -> (forall i, i < n -> g (e i) = f i) ->
+  (forall k j, j < m -> ~~ img n e j -> plus (fold k f) (g j) = fold k f) ->
+  fold m g = fold n f.
 Proof.
-elim: m n => [|m IHm] n [e_m e_incr] [g_at g_off].
+elim: m n => [|m IHm] n [e_m e_incr] g_at g_off.
   by case: n e_m {e_incr g_at g_off} => // n /(_ 0 isT).
-case: n => [|n] in e_m e_incr g_at g_off *; first by apply: osum0 => j /g_off->.
+case: n e_m e_incr g_at g_off => [|n] e_m e_incr g_at g_off.
+  have E : fold m g = start by apply: (IHm 0) => // k j j_m; apply/g_off/ltnW.
+  by rewrite /= E (g_off 0).
 have [en_m|en_ne] := eqVneq (e n) m.
   rewrite /= -{2}en_m g_at // (IHm n) //.
-    by split=> [i i_n|i j i_j /ltnW/e_incr->//]; rewrite -en_m e_incr.
-  split=> [i /ltnW/g_at //|j j_m /imgP j_off]; apply: g_off; first exact: ltnW.
+  - by split=> [i i_n|i j i_j /ltnW/e_incr->//]; rewrite -en_m e_incr.
+  - by move=> i /ltnW/g_at.
+  move=> k j j_m /imgP j_off; apply: g_off; first exact: ltnW.
   apply/imgP => -[i]; rewrite ltnS leq_eqVlt => /orP[/eqP->|i_n] eij.
     by rewrite -eij en_m ltnn in j_m.
   by apply: j_off; exists i.
@@ -26,9 +34,21 @@ have e_lt i : i < n.+1 -> e i < m.
   move=> i_n; have: e i <= e n.
     by move: i_n; rewrite ltnS leq_eqVlt => /orP[/eqP->|/e_incr/(_ (ltnSn n))/ltnW].
   by move/leq_ltn_trans; apply; rewrite ltn_neqAle en_ne -ltnS e_m.
-rewrite [LHS]/= g_off ?addx0 // => [|]; last first.
-  by apply/imgP => -[i /e_lt] /[swap] ->; rewrite ltnn.
-by apply: IHm; split=> // j j_m; apply: g_off; apply: ltnW.
+rewrite [LHS]/= (IHm n.+1) //; last by move=> k j j_m; apply/g_off/ltnW.
+by apply: g_off => //; apply/imgP => -[i /e_lt] /[swap] ->; rewrite ltnn.
+Qed.
+
+End Fold.
+
+Section Insertion.
+Variable A : arith.
+Implicit Types (f g x y : vec A) (e : nat -> nat).
+
+Lemma osum_insert n m e f g :
+  emb n m e -> padded n m e f g -> osum m g = osum n f.
+Proof.
+move=> eP [g_at g_off]; apply: (@fold_insert A (@add A) zero n m e f g) => // k j.
+by move=> j_m /(g_off _ j_m)->; apply: addx0.
 Qed.
 
 (** MAIN 2 zero_insertion: An ordered sum of products is unchanged when positions
