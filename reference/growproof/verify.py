@@ -104,12 +104,16 @@ class Verification:
 
     def to_json(self) -> str:
         """The same as JSON; a number that is not finite becomes null."""
-        fields = asdict(self) | {"same": self.same, "reasons": self.reasons}
+        fields: dict[str, Any] = asdict(self)
         for c in fields["checks"]:
-            for name in ("error", "budget"):
-                finite = c[name] is not None and math.isfinite(c[name])
-                c[name] = c[name] if finite else None
+            c |= {k: finite(c[k]) for k in ("error", "budget")}
+        fields |= {"same": self.same, "reasons": self.reasons}
         return json.dumps(fields, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def finite(x: float | None) -> float | None:
+    """x, or None where it is no finite number."""
+    return x if x is not None and math.isfinite(x) else None
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ def structure(old: Side, new: Side) -> list[Check]:
         ),
         Check(
             name="parameters",
-            found=f"{held:,}, {count(b):,} by the sizes",
+            found=f"{held:,}" if held == count(b) else f"{held:,}, not {count(b):,}",
             passed=held == count(b),
         ),
         Check(
@@ -306,7 +310,8 @@ def variances(side: Side) -> Tensor:
         return (x * x).sum(1) / size
 
     embedding = side.state["model.embed_tokens.weight"]
-    return torch.cat([variance(rows) for rows in embedding.split(4096)])
+    starts = range(0, len(embedding), 4096)
+    return torch.cat([variance(embedding[i : i + 4096]) for i in starts])
 
 
 # Function
@@ -487,7 +492,7 @@ def same_words(a: list[int], b: list[int], scores: Tensor, margin: float) -> Che
     return Check(
         name=name,
         found=f"token {equal + 1} of {total} differs, ahead by {lost:.1e}",
-        passed=True if lost <= margin else False,
+        passed=lost <= margin,
         error=lost,
         budget=margin,
     )
@@ -528,7 +533,7 @@ def first_parting(
 ) -> tuple[int, str]:
     """(stages that agree, what is wrong at the next), by the table of the taps."""
     want, shaken, got = runs(old, new, ids, seed)
-    layers = dict(map(reversed, enumerate(index_maps(growth)["layer"])))
+    layers = set(index_maps(growth)["layer"])
     table = taps(growth)
     scale = 1.0
     x: Taps = {}
@@ -545,7 +550,8 @@ def first_parting(
         prefix = "" if layer is None else "layers.{layer}."
         rows = {name: table[prefix + name] for name in x}
         if n == 0:
-            scale = factor(*aligned(x["embedding"], z["embedding"], rows, growth))
+            placed = place(x["embedding"], rows["embedding"], growth)
+            scale = factor(placed, z["embedding"])
         for name in rows.keys() & {"embedding", "attention", "mlp", "residual"}:
             rows[name] = replace(rows[name], scale=scale)
         wrong = {
@@ -583,14 +589,6 @@ def without_detours(wrong: dict[str, str]) -> dict[str, str]:
         if goal not in wrong:
             wrong = {k: v for k, v in wrong.items() if k not in before}
     return wrong
-
-
-def aligned(
-    x: Tensor, z: Tensor, rows: dict[str, Row], growth: Growth
-) -> tuple[Tensor, Tensor]:
-    """The embedding of the source as it should be grown, and the destination's."""
-    row = rows["embedding"]
-    return place(x, row, growth), z
 
 
 def factor(want: Tensor, got: Tensor) -> float:
