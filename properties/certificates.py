@@ -67,6 +67,7 @@ from growproof.layout import size as length
 from growproof.models import CLASSES, SIZES, shape_of, state_of
 from growproof.padding import check
 from growproof.shape import GrowthError, Shape
+from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -375,7 +376,8 @@ def owners(lanes: Iterable[Lane], width: int) -> set[int]:
 
 
 def written(form: Mapping[Any, Surd]) -> str:
-    terms = [f"{c} · lane {j}" for j, c in form.items()]
+    terms = sorted(form.items(), key=lambda term: (isinstance(term[0], str), term[0]))
+    terms = [f"{c} · lane {j}" for j, c in terms]
     return " + ".join(terms[:3] + ["…"] * (len(terms) > 3)) or "nothing"
 
 
@@ -510,7 +512,7 @@ class Decision:
         usual = Counter(frozenset(c.items()) for c in columns).most_common(1)[0][0]
         for j, column in enumerate(columns):
             if column.items() != usual or any(isinstance(i, str) for i in column):
-                where = blame.get(j, f"{place(name, a)} does not read old lane {j}")
+                where = blame.get(j, f"{place(name, a)} is given no old lane {j}")
                 return Lost(
                     f"{where}: there the row makes {written(column)}, elsewhere "
                     f"{written(dict(usual))}"
@@ -931,10 +933,8 @@ def judge(
     try:
         found["witness"] = witness = difference(old, olds, new, models)
     except Exception as error:
-        return (
-            "refused",
-            f"The grown model does not run: {type(error).__name__}: {error}",
-        )
+        why = why or f"The grown model does not run: {type(error).__name__}: {error}"
+        return "refused", why
     if new:
         news = [{n: p.double().clone() for n, p in state_of(m).items()} for m in models]
         entries = recover(old, olds, news)
@@ -1135,7 +1135,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         for case in chosen:
             shape_of(config_of(case.family, case.fields))
         return options, load_grower(options.grower), chosen
-    except (BrokenGrower, ValueError, TypeError) as error:
+    except (BrokenGrower, StrictDataclassError, ValueError, TypeError) as error:
         usage.error(str(error))
 
 
