@@ -1,0 +1,59 @@
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
+  Mlp RmsNorm LayerNorm Decoder Floats.
+
+(* The assumptions of every main theorem, to compare with assumptions.expected. *)
+
+Goal True. idtac "1 query_map:". Abort.
+Print Assumptions query_map.
+Goal True. idtac "1 key_value_map:". Abort.
+Print Assumptions key_value_map.
+Goal True. idtac "1 rotary_halves_map:". Abort.
+Print Assumptions rotary_halves_map.
+Goal True. idtac "1 reshape_pad_flatten:". Abort.
+Print Assumptions reshape_pad_flatten.
+Goal True. idtac "1 partial_rotary_pads:". Abort.
+Print Assumptions partial_rotary_pads.
+Goal True. idtac "1 full_rotary_pads:". Abort.
+Print Assumptions full_rotary_pads.
+Goal True. idtac "2 zero_insertion:". Abort.
+Print Assumptions zero_insertion.
+Goal True. idtac "3 linear_padded:". Abort.
+Print Assumptions linear_padded.
+Goal True. idtac "4 attention_padded:". Abort.
+Print Assumptions attention_padded.
+Goal True. idtac "4 scores_kept:". Abort.
+Print Assumptions scores_kept.
+Goal True. idtac "4 new_heads_silent:". Abort.
+Print Assumptions new_heads_silent.
+Goal True. idtac "5 mlp_padded:". Abort.
+Print Assumptions mlp_padded.
+Goal True. idtac "5 mlp_new_units_zero:". Abort.
+Print Assumptions mlp_new_units_zero.
+Goal True. idtac "6 rmsnorm_scaled:". Abort.
+Print Assumptions rmsnorm_scaled.
+Goal True. idtac "6 rmsnorm_scaled_stream:". Abort.
+Print Assumptions rmsnorm_scaled_stream.
+Goal True. idtac "6 rmsnorm_eps_needed:". Abort.
+Print Assumptions rmsnorm_eps_needed.
+Goal True. idtac "7 masked_norm_padded:". Abort.
+Print Assumptions masked_norm_padded.
+Goal True. idtac "7 centring_behind_layernorm:". Abort.
+Print Assumptions centring_behind_layernorm.
+Goal True. idtac "7 centred_writer:". Abort.
+Print Assumptions centred_writer.
+Goal True. idtac "7 layernorm_zero_mean:". Abort.
+Print Assumptions layernorm_zero_mean.
+Goal True. idtac "7 layernorm_impossible:". Abort.
+Print Assumptions layernorm_impossible.
+Goal True. idtac "8 decoder_padded:". Abort.
+Print Assumptions decoder_padded.
+Goal True. idtac "8 decoder_logits:". Abort.
+Print Assumptions decoder_logits.
+Goal True. idtac "10 float_laws:". Abort.
+Print Assumptions float_laws.
+Goal True. idtac "10 ieee_zero_insertion:". Abort.
+Print Assumptions ieee_zero_insertion.
+Goal True. idtac "10 ieee_without_overflow:". Abort.
+Print Assumptions ieee_without_overflow.
+Goal True. idtac "11 unscaled_norm:". Abort.
+Print Assumptions unscaled_norm.

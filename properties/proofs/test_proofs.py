@@ -1,0 +1,193 @@
+"""The proofs build, assume what is written down, and are about Python's own maps.
+
+The build needs Coq; what can be read off the sources is checked without it.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from growproof.layout import head_dim_map, heads_map
+
+from .claims import FOLDER, built, claims, claims_of
+
+APT = "apt-get install coq libcoq-mathcomp-algebra libcoq-mathcomp-real-closed libcoq-flocq"
+SOURCES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.v"))
+PROOFS = [name for name in SOURCES if name not in ("Assumptions.v", "Extract/Maps.v")]
+ADMISSIONS = (
+    r"Admitted|admit|give_up|Axioms?|Parameters?|Conjectures?|Admit|todo"
+    r"|bypass_check|Unset\s+(?:Guard|Positivity|Universe)\s+Checking|type_in_type"
+)
+LOCAL = r"Variables?|Hypothes[ie]s|Context"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build: where it is, and what each file printed."""
+
+    folder: Path
+    printed: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Everything compiled once, in a temporary copy of the folder."""
+    if shutil.which("coqc") is None or shutil.which("make") is None:
+        missing = f"no coqc or no make on the PATH: {APT} make"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("proofs")
+    for name in [*SOURCES, "_CoqProject", "Makefile"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(FOLDER / name, folder / name)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "-j1"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    sections = re.split(r"^COQC (\S+)\n", done.stdout, flags=re.MULTILINE)
+    printed = dict(zip(sections[1::2], sections[2::2], strict=True))
+    return Build(folder, printed)
+
+
+def uncommented(text: str) -> str:
+    """A .v file without its comments, which nest, and without its strings."""
+    depth, kept = 0, []
+    for token in re.split(r'(\(\*|\*\)|"[^"]*")', text):
+        depth += (token == "(*") - (token == "*)")
+        if depth == 0 and token != "*)" and not token.startswith('"'):
+            kept.append(token)
+    return "".join(kept)
+
+
+def admissions(text: str) -> list[str]:
+    """Whatever in a .v file is assumed and not proved."""
+    code = uncommented(text)
+    found = [m[0] for m in re.finditer(rf"\b(?:{ADMISSIONS})\b", code)]
+    depth = 0
+    for m in re.finditer(rf"\b(Section|Module|End|{LOCAL})\s+\w+|\bContext\b", code):
+        depth += (m[1] == "Section") - (m[1] == "End")
+        if depth < 1 and m[1] not in ("Section", "End"):
+            found.append(m[0])
+    return found
+
+
+def listed(assumptions: str) -> list[str]:
+    """The theorems whose assumptions Assumptions.v prints, in order."""
+    return re.findall(r"^Print Assumptions (\w+)\.", assumptions, re.MULTILINE)
+
+
+def words(text: str) -> list[str]:
+    """Output of Coq, whatever the line breaks."""
+    return text.split()
+
+
+# What can be read off the sources
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nothing_is_admitted(name: str) -> None:
+    """No axiom, nothing admitted, and no hypothesis outside a section."""
+    assert admissions((FOLDER / name).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "Lemma a : False. Proof. Admitted.",
+        "Lemma a : False. Proof. admit. Qed.",
+        "Axiom a : False.",
+        "Section S. Variable n : nat. End S. Hypothesis a : False.",
+        "Section S. Section U. End U. End S. Variables a b : False.",
+        "Context (a : False).",
+        "Parameter a : False.",
+        'Definition s := "(*". Axiom a : False. Definition t := "*)".',
+        "Unset Guard Checking.",
+    ],
+)
+def test_an_admission_is_seen(fault: str) -> None:
+    """Each way of proving nothing is found, and none of them in a comment."""
+    assert admissions(fault)
+    assert not admissions(f"(* (* {fault.replace('*', '')} *) *)")
+
+
+def test_every_file_is_built() -> None:
+    """_CoqProject lists every .v file, once, and only files that exist."""
+    assert sorted(built()) == SOURCES
+
+
+def test_every_main_theorem_is_listed() -> None:
+    """Assumptions.v prints the assumptions of all main theorems and of no other."""
+    names = [claim.name for claim in claims()]
+    assert listed((FOLDER / "Assumptions.v").read_text()) == names
+    assert len(set(names)) == len(names)
+
+
+def test_all_eleven_claims_are_there() -> None:
+    """Each of the numbers 1 to 11 has a main theorem, each with one whole sentence."""
+    found = claims()
+    assert {claim.number for claim in found} == set(range(1, 12))
+    for claim in found:
+        assert re.fullmatch(r"[A-Z][^.]*(?:\.\d[^.]*)*\.", claim.sentence), claim
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "(** MAIN 2 a: No theorem below. *)",
+        "(** MAIN 2 a: Another name. *)\nTheorem b : True.",
+        "(** MAIN 2 a: Only a lemma. *)\nLemma a : True.",
+        "(** MAIN a: No number. *)\nTheorem a : True.",
+        "(** MAIN 2 a: Something between. *)\nLemma b : True.\nTheorem a : True.",
+        "(* MAIN 2 a: One star. *)\nTheorem a : True.",
+    ],
+)
+def test_a_claim_without_its_theorem_is_seen(fault: str) -> None:
+    """A MAIN comment that is not directly above the theorem it names is refused."""
+    with pytest.raises(ValueError, match="MAIN comment"):
+        claims_of(fault, "fault.v")
+
+
+# What Coq says
+
+
+def test_assumptions_are_the_expected_ones(build: Build) -> None:
+    """Print Assumptions of every main theorem says what is committed."""
+    expected = (FOLDER / "assumptions.expected").read_text()
+    assert words(build.printed["Assumptions.v"]) == words(expected)
+
+
+def test_proofs_print_no_warnings(build: Build) -> None:
+    """A proof file is silent: what it prints would be a leftover or a warning."""
+    assert {name: build.printed[name] for name in PROOFS if build.printed[name]} == {}
+
+
+def maps(build: Build) -> list[list[int]]:
+    """The rows that Extract/Maps.v evaluated: tag, G, R, R', K, K', split, the map."""
+    text = "".join(path.read_text() for path in sorted(build.folder.glob("maps*.out")))
+    rows = re.findall(r"\[::\s+(\d[^\]]*)\]", text)
+    return [[int(n) for n in row.split(";")] for row in rows]
+
+
+def test_python_maps_are_the_proved_maps(build: Build) -> None:
+    """growproof.layout's maps, on thousands of shapes, are those of AxisMaps.v."""
+    checked = {0: 0, 1: 0, 2: 0}
+    for tag, groups, repeats, repeats_new, k, k_new, flag, *proved in maps(build):
+        split = bool(flag)
+        axis = heads_map(
+            groups,
+            repeats,
+            k,
+            repeats_new=repeats_new,
+            head_dim_new=k_new,
+            split=split,
+        )
+        assert proved == (head_dim_map(k, k_new, split) if tag == 0 else axis)
+        checked[tag] += 1
+    assert checked == {0: 66, 1: 264, 2: 2376}
