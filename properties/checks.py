@@ -46,7 +46,12 @@ class Violation(AssertionError):
     """A law that does not hold, with the place where it fails."""
 
     def __init__(
-        self, message: str, *, tap: str, case: Case | None = None, ratio: float = math.inf
+        self,
+        message: str,
+        *,
+        tap: str,
+        case: Case | None = None,
+        ratio: float = math.inf,
     ) -> None:
         super().__init__(message)
         self.tap, self.case, self.ratio = tap, case, ratio
@@ -66,13 +71,18 @@ class Grown:
 
     @functools.cached_property
     def old_state(self) -> State:
-        """The parameters before."""
-        return state_of(self.source)
+        """The parameters before, as float64."""
+        return {name: w.double() for name, w in state_of(self.source).items()}
 
     @functools.cached_property
     def state(self) -> State:
-        """The parameters after."""
-        return state_of(self.model)
+        """The parameters after, as float64."""
+        return {name: w.double() for name, w in state_of(self.model).items()}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the parameters are stored in, whose u the budgets are in."""
+        return self.source.dtype
 
     @functools.cached_property
     def shape(self) -> Shape:
@@ -166,8 +176,8 @@ class Grown:
         return Layer(self.shape, self.state, f"model.layers.{self.layers[i]}.", sums)
 
 
-def grow(case: Case, grower: Any, dtype: torch.dtype = torch.float64) -> Grown:
-    """The case, grown."""
+def grow(case: Case, grower: Any, dtype: torch.dtype | None = None) -> Grown:
+    """The case, grown: in `dtype`, by default that of the domain."""
     source = case.model(dtype)
     return Grown(case, source, grower(source, case.target))
 
@@ -183,11 +193,11 @@ def perturbed(state: State, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
     u = unit_roundoff(dtype)
     # in float64 itself 1 ± u rounds to 1 − u or 1, so step by 2u there
     step = 2 * u if dtype == torch.float64 else u
-    return {
-        name: w.double()
-        * (1 + step * (torch.randint(0, 2, w.shape, generator=generator) * 2 - 1))
-        for name, w in state.items()
-    }
+    shaken = {}
+    for name, w in state.items():
+        sign = torch.randint(0, 2, w.shape, generator=generator).double() * 2 - 1
+        shaken[name] = w.double() * (1 + step * sign)
+    return shaken
 
 
 def responses(
@@ -338,7 +348,7 @@ def block_is_padded(grown: Grown, law: str, run: Block, names: tuple[str, ...]) 
             lambda state, layer=layer: run(dataclasses.replace(layer, state=state), x),
             weights_below(layer.prefix, grown.old_state),
             old,
-            torch.float64,
+            grown.dtype,
         )
         for name in names:
             row, tap = grown.rows["layers.{layer}." + name], f"layers.{i}.{name}"
@@ -378,6 +388,7 @@ def close_to_padded(
         case=grown.case,
         response=response * abs(row.scale),
         budget=budget,
+        dtype=grown.dtype,
     )
 
 

@@ -31,7 +31,7 @@ def first_wrong_tap(grown: Grown) -> str:
         lambda state: forward(case.shape, state, case.ids),
         grown.old_state,
         old,
-        torch.float64,
+        grown.dtype,
     )
     for tap, x in old.items():
         row, y = grown.row(tap), new[grown.renamed(tap)]
@@ -65,7 +65,9 @@ def explain(function: Any, error: BaseException, grower: Any) -> str:
         grown = Grown(case, source, grower(source, case.target))
     except Exception as crash:
         kind = type(crash).__name__
-        lines.append(f"the grower raised, it is broken here rather than wrong: {kind}: {crash}")
+        lines.append(
+            f"the grower raised, it is broken here rather than wrong: {kind}: {crash}"
+        )
         return "\n".join(lines)
     try:
         lines.append(f"first wrong tap: {first_wrong_tap(grown)}")

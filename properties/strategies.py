@@ -41,6 +41,7 @@ class Domain:
     """The features that cases are drawn from; the plugin narrows or widens it."""
 
     features: set[str] = field(default_factory=lambda: set(CORE))
+    dtype: torch.dtype = torch.float64
 
     def has(self, feature: str) -> bool:
         return feature in self.features
@@ -108,10 +109,11 @@ class Case:
         """Its Shape."""
         return shape_of(self.hf_config)
 
-    def model(self, dtype: torch.dtype = torch.float64) -> Any:
-        """The model before growing, in evaluation mode."""
+    def model(self, dtype: torch.dtype | None = None) -> Any:
+        """The model before growing, in evaluation mode, in the domain's dtype."""
         LATEST[:] = [self]
-        return make(self.hf_config, self.seed, self.regime, self.shape.eps, dtype)
+        eps, dtype = self.shape.eps, dtype or DOMAIN.dtype
+        return make(self.hf_config, self.seed, self.regime, eps, dtype)
 
     @functools.cached_property
     def ids(self) -> Tensor:

@@ -14,6 +14,7 @@ from .checks import (
     close_to_padded,
     grow,
     responses,
+    unit_roundoff,
     zeros,
 )
 from .strategies import AXES, FAMILIES, Case, cases
@@ -27,7 +28,7 @@ def test_embedding_is_padded(grower, case: Case) -> None:
     name, row = "model.embed_tokens.weight", grown.rows["embedding"]
     old, new = grown.old_state[name][None], grown.state[name][None]
     zeros(new, old, row, grown.growth, "embedding", case)
-    unit = 2**-53 * float(old.abs().max())
+    unit = unit_roundoff(grown.dtype) * float(old.abs().max())
     close_to_padded(
         grown, "embedding_is_padded", "embedding", new, old, row, unit, "block"
     )
@@ -50,8 +51,9 @@ def test_head_ignores_new_lanes(grower, case: Case) -> None:
         law="head_ignores_new_lanes",
         tap="logits",
         case=case,
-        response=2**-53 * float(old.abs().max()),
+        response=unit_roundoff(grown.dtype) * float(old.abs().max()),
         budget="block",
+        dtype=grown.dtype,
     )
 
 
@@ -83,29 +85,25 @@ def test_new_layers_add_nothing(grower, case: Case) -> None:
     assert len(added) == grown.shape.layers - case.shape.layers
 
 
-def logits_are_equal(
-    grown: Grown, law: str, dtype: torch.dtype = torch.float64
-) -> None:
-    """The clone's float64 logits of both models, within the response to `dtype`."""
+def logits_are_equal(grown: Grown, law: str) -> None:
+    """The clone's float64 logits of both models, whatever dtype they are stored in."""
     case = grown.case
-    old_state = {n: w.double() for n, w in grown.old_state.items()}
-    new_state = {n: w.double() for n, w in grown.state.items()}
-    truth = {"logits": forward(case.shape, old_state, case.ids)["logits"]}
+    truth = {"logits": forward(case.shape, grown.old_state, case.ids)["logits"]}
     response = responses(
         lambda state: {"logits": forward(case.shape, state, case.ids)["logits"]},
-        old_state,
+        grown.old_state,
         truth,
-        dtype,
+        grown.dtype,
     )
     close(
-        forward(grown.shape, new_state, case.ids)["logits"],
+        forward(grown.shape, grown.state, case.ids)["logits"],
         truth["logits"],
         law=law,
         tap="logits",
         case=case,
         response=response["logits"],
         budget="decoder",
-        dtype=dtype,
+        dtype=grown.dtype,
     )
 
 
@@ -124,7 +122,7 @@ def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
 @given(case=cases())
 def test_transformers_agrees(grower, attention: str, case: Case) -> None:
     """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
-    grown = grow(case, grower)
+    grown = grow(case, grower, torch.float64)
 
     def logits(model) -> dict[str, torch.Tensor]:
         model.set_attn_implementation(attention)
@@ -132,7 +130,7 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
             return {"logits": model(case.ids).logits}
 
     truth = logits(grown.source)
-    model = case.model()
+    model = case.model(torch.float64)
 
     def shaken(state) -> dict[str, torch.Tensor]:
         model.load_state_dict(dict(state), strict=False)
@@ -176,7 +174,7 @@ def test_every_tap_is_the_padded_one(reference, case: Case, norm: str) -> None:
     def run(state):
         return forward(case.shape, state, case.ids)
 
-    response = responses(run, grown.old_state, old, torch.float64)
+    response = responses(run, grown.old_state, old, grown.dtype)
     law = "every_tap_is_the_padded_one"
     for tap, x in old.items():
         row, value = grown.row(tap), new[grown.renamed(tap)]

@@ -167,9 +167,13 @@ def test_saves_and_loads(grower, case: Case, dtype) -> None:
     assert not any(info.values()), f"loading reported {info}"
     for name, w in model.state_dict().items():
         assert torch.equal(w, again.state_dict()[name]), f"{name} changed on disk"
-    with torch.no_grad():
-        before, after = model(case.ids).logits, again.eval()(case.ids).logits
-    assert torch.equal(before, after), "logits changed through save and load"
+    with torch.no_grad():  # BLAS sees another alignment of the memory: no bits here
+        before = model.eval().double()(case.ids).logits
+        after = again.eval().double()(case.ids).logits
+    worst = float((before - after).abs().max() / before.abs().max())
+    assert worst < 1e-9, (
+        f"through save and load the logits moved by {worst:.3g} of scale"
+    )
 
 
 @fewer(3)
@@ -224,7 +228,7 @@ def test_low_precision_loses_one_rounding(grower, dtype: str, data) -> None:
     """Grown in bf16, fp16 or fp32, the weights are those of an exact growth, rounded."""
     case = data.draw(cases(max_tokens=8), "case")
     grown = grow(case, grower, getattr(torch, dtype))
-    logits_are_equal(grown, "low_precision_loses_one_rounding", getattr(torch, dtype))
+    logits_are_equal(grown, "low_precision_loses_one_rounding")
 
 
 @fewer(3)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-import torch
 from growproof.decoder import Layer
 from hypothesis import given
 
@@ -34,7 +33,7 @@ def norms_commute_with_padding(grown: Grown, law: str, size: float) -> None:
         layer = grown.layer(0, old=True)
         before = dataclasses.replace(layer, prefix=old_prefix)
         old = before.norm(name, x)
-        shaken = perturbed(grown.old_state, torch.float64, 1)
+        shaken = perturbed(grown.old_state, grown.dtype, 1)
         moved = dataclasses.replace(before, state=shaken).norm(name, x)
         after: Layer = dataclasses.replace(grown.layer(0, old=False), prefix=new_prefix)
         new = after.norm(name, pad(stream, grown.growth, scale))
@@ -44,7 +43,9 @@ def norms_commute_with_padding(grown: Grown, law: str, size: float) -> None:
             law=law,
             tap=f"{old_prefix}{name}".removeprefix("model."),
             case=case,
-            response=max(float((moved - old).abs().max()), 2**-53 * float(old.abs().max())),
+            response=max(
+                float((moved - old).abs().max()), 2**-53 * float(old.abs().max())
+            ),
             budget="block",
         )
         checked += 1

@@ -5,12 +5,11 @@ import torch
 from growproof.arithmetic import BLAS
 from growproof.decoder import forward
 from growproof.layout import pairs, parameters
-from growproof.models import state_of
 from growproof.padding import place, take
 from growproof.shape import Shape
 from hypothesis import given
 
-from .checks import Grown, close, grow, perturbed
+from .checks import Grown, close, grow, responses, unit_roundoff
 from .strategies import Case, cases, fewer
 
 
@@ -52,8 +51,11 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
     grown = grow(case, grower)
     old = gradients(case.shape, grown.old_state, case.ids)
     new = pulled_back(grown, gradients(grown.shape, grown.state, case.ids))
-    shaken = gradients(
-        case.shape, perturbed(grown.old_state, torch.float64, 1), case.ids
+    response = responses(
+        lambda state: gradients(case.shape, state, case.ids),
+        grown.old_state,
+        old,
+        grown.dtype,
     )
     assert new, "no parameter was compared"
     scale = max(float(g.abs().max()) for g in old.values())
@@ -64,9 +66,10 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
             law="old_gradients_are_kept",
             tap=name,
             case=case,
-            response=max(float((shaken[name] - old[name]).abs().max()), 2**-53 * scale),
+            response=max(response[name], unit_roundoff(grown.dtype) * scale),
             budget="decoder",
             kernel="blas",
+            dtype=grown.dtype,
         )
 
 
@@ -76,7 +79,7 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
 def test_new_parameters_train(grower, case: Case, record_share) -> None:
     """Some new entry of every writer has a gradient at the first step."""
     grown = grow(case, grower)
-    found = gradients(grown.shape, state_of(grown.model), case.ids)
+    found = gradients(grown.shape, grown.state, case.ids)
     moving = total = 0
     for name, old_name, row in pairs(
         grown.growth, parameters(case.shape, grown.growth)
