@@ -29,7 +29,9 @@ def claims(folder: Path = FOLDER) -> list[Claim]:
     that it names.
     """
     files = [folder / name for name in built(folder)]
-    found = [claim for file in files for claim in claims_of(file.read_text(), file.name)]
+    found = [
+        claim for file in files for claim in claims_of(file.read_text(), file.name)
+    ]
     return sorted(found, key=lambda claim: claim.number)
 
 
@@ -40,7 +42,9 @@ def claims_of(text: str, file: str) -> list[Claim]:
         number, name, sentence = match.groups()
         below = THEOREM.match(text, match.end())
         if below is None or below[1] != name:
-            raise ValueError(f"{file}: no theorem {name} directly below its MAIN comment")
+            raise ValueError(
+                f"{file}: no theorem {name} directly below its MAIN comment"
+            )
         found.append(Claim(int(number), name, file, " ".join(sentence.split())))
     if len(found) != len(re.findall(r"\bMAIN\b", text)):
         raise ValueError(f"{file}: a MAIN comment is not `(** MAIN number name: … *)`")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from growproof.layout import head_dim_map, heads_map
 
 from .claims import FOLDER, built, claims, claims_of
