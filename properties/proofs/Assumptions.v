@@ -1,5 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
-  Mlp RmsNorm LayerNorm Decoder Floats.
+  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Floats Necessity
+  RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -25,6 +26,10 @@ Goal True. idtac "4 scores_kept:". Abort.
 Print Assumptions scores_kept.
 Goal True. idtac "4 new_heads_silent:". Abort.
 Print Assumptions new_heads_silent.
+Goal True. idtac "4 score_scale_field:". Abort.
+Print Assumptions score_scale_field.
+Goal True. idtac "4 frequencies_kept:". Abort.
+Print Assumptions frequencies_kept.
 Goal True. idtac "5 mlp_padded:". Abort.
 Print Assumptions mlp_padded.
 Goal True. idtac "5 mlp_new_units_zero:". Abort.
@@ -49,11 +54,27 @@ Goal True. idtac "8 decoder_padded:". Abort.
 Print Assumptions decoder_padded.
 Goal True. idtac "8 decoder_logits:". Abort.
 Print Assumptions decoder_logits.
+Goal True. idtac "9 attention_trainable:". Abort.
+Print Assumptions attention_trainable.
+Goal True. idtac "9 mlp_trainable:". Abort.
+Print Assumptions mlp_trainable.
+Goal True. idtac "9 decoder_trainable:". Abort.
+Print Assumptions decoder_trainable.
 Goal True. idtac "10 float_laws:". Abort.
 Print Assumptions float_laws.
+Goal True. idtac "10 powers_of_two:". Abort.
+Print Assumptions powers_of_two.
 Goal True. idtac "10 ieee_zero_insertion:". Abort.
 Print Assumptions ieee_zero_insertion.
 Goal True. idtac "10 ieee_without_overflow:". Abort.
 Print Assumptions ieee_without_overflow.
 Goal True. idtac "11 unscaled_norm:". Abort.
 Print Assumptions unscaled_norm.
+Goal True. idtac "11 naive_pad_false:". Abort.
+Print Assumptions naive_pad_false.
+Goal True. idtac "11 unscaled_query_false:". Abort.
+Print Assumptions unscaled_query_false.
+Goal True. idtac "11 naive_pad_softmax:". Abort.
+Print Assumptions naive_pad_softmax.
+Goal True. idtac "11 unscaled_query_softmax:". Abort.
+Print Assumptions unscaled_query_softmax.

@@ -1,28 +1,30 @@
 From Coq Require Import ZArith Reals Eqdep_dec Psatz.
 From mathcomp Require Import all_ssreflect.
 From Flocq Require Import Core BinarySingleNaN Plus_error.
-From Growproof Require Import Arith Insertion.
+From Growproof Require Import Arith Insertion Rotary.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
 Unset Printing Implicit Defensive.
 
 (******************************************************************************)
-(* float emin prec == the reals of Flocq's format FLT: m 2^e, |m| < 2^prec,   *)
-(*                    e >= emin. Rounding is to nearest, ties to even.        *)
-(* float_arith emin prec == its rounded sum and product, an arith. There is   *)
-(*                    no overflow in it, and one zero.                        *)
-(* bf16, fp16, fp32, fp64 == the instances of the usual formats.              *)
+(*      float fexp == the reals of a format of Flocq, rounded to nearest,     *)
+(*                    ties to even.                                           *)
+(* float_arith valid == its rounded sum and product, an arith. There is no    *)
+(*                    overflow in it, and one zero.                           *)
+(*    flt emin prec == the one of the format FLT: m 2^e, |m| < 2^prec and     *)
+(*                    e >= emin. bf16, fp16, fp32 and fp64 are such.          *)
+(*  times_power k x == x times 2^k in the format FLX, which has no emin.      *)
 (*   bsum, bdot == the ordered sum, from +0, and sum of products, in IEEE 754 *)
 (*                    binary floats: signed zeros, infinities and NaN.        *)
 (******************************************************************************)
 
 Section Format.
-Variables emin prec : Z.
-Hypothesis prec_gt0 : Prec_gt_0 prec.
+Variable fexp : Z -> Z.
+Hypothesis valid : Valid_exp fexp.
 
-Definition format := generic_format radix2 (FLT_exp emin prec).
-Definition rounded := round radix2 (FLT_exp emin prec) ZnearestE.
+Definition format := generic_format radix2 fexp.
+Definition rounded := round radix2 fexp ZnearestE.
 Record float := Float { real : R; in_format : format real }.
 
 Lemma rounded_format x : format (rounded x).
@@ -34,17 +36,15 @@ case=> x fx [y fy] /= xy; move: fy; rewrite -xy => fy; congr Float.
 apply: eq_proofs_unicity => a b; case: (Req_dec a b); [by left | by right].
 Qed.
 
-Definition fzero := Float (generic_format_0 radix2 (FLT_exp emin prec)).
+Definition fzero := Float (generic_format_0 radix2 fexp).
 Definition fadd x y := Float (rounded_format (real x + real y)).
 Definition fmul x y := Float (rounded_format (real x * real y)).
 
 Lemma rounded_id x : rounded (real x) = real x.
 Proof. exact: round_generic (in_format x). Qed.
 
-(** MAIN 10 float_laws: In every format of Flocq's FLT family, rounding to nearest, x + 0 and
-    0 + x are x, and 0 x and x 0 are 0: rounded floats are an instance of the arithmetic. *)
-Theorem float_laws : [/\ right_id fzero fadd, left_id fzero fadd,
-                         left_zero fzero fmul & right_zero fzero fmul].
+Lemma float_laws_ : [/\ right_id fzero fadd, left_id fzero fadd,
+                        left_zero fzero fmul & right_zero fzero fmul].
 Proof.
 split=> x; apply: real_inj => /=.
 - by rewrite Rplus_0_r rounded_id.
@@ -54,15 +54,57 @@ by rewrite Rmult_0_r; apply: round_0.
 Qed.
 
 Definition float_arith : arith := @Arith float fzero fadd fmul
-  (let: And4 law _ _ _ := float_laws in law) (let: And4 _ law _ _ := float_laws in law)
-  (let: And4 _ _ law _ := float_laws in law) (let: And4 _ _ _ law := float_laws in law).
+  (let: And4 law _ _ _ := float_laws_ in law) (let: And4 _ law _ _ := float_laws_ in law)
+  (let: And4 _ _ law _ := float_laws_ in law) (let: And4 _ _ _ law := float_laws_ in law).
 
 End Format.
 
-Definition bf16 := @float_arith (-133) 8 erefl.
-Definition fp16 := @float_arith (-24) 11 erefl.
-Definition fp32 := @float_arith (-149) 24 erefl.
-Definition fp64 := @float_arith (-1074) 53 erefl.
+(** MAIN 10 float_laws: In every format of Flocq's FLT family, rounding to nearest, x + 0 and
+    0 + x are x, and 0 x and x 0 are 0: rounded floats are an instance of the arithmetic. *)
+Theorem float_laws emin prec (prec_gt0 : Prec_gt_0 prec) (valid := FLT_exp_valid emin prec) :
+  [/\ right_id (fzero (FLT_exp emin prec)) (fadd valid),
+      left_id (fzero (FLT_exp emin prec)) (fadd valid),
+      left_zero (fzero (FLT_exp emin prec)) (fmul valid)
+    & right_zero (fzero (FLT_exp emin prec)) (fmul valid)].
+Proof. exact: float_laws_. Qed.
+
+Definition flt emin prec (prec_gt0 : Prec_gt_0 prec) := float_arith (FLT_exp_valid emin prec).
+Definition bf16 := @flt (-133) 8 erefl.
+Definition fp16 := @flt (-24) 11 erefl.
+Definition fp32 := @flt (-149) 24 erefl.
+Definition fp64 := @flt (-1074) 53 erefl.
+
+Section PowersOfTwo.
+Variable prec : Z.
+Hypothesis prec_gt0 : Prec_gt_0 prec.
+Let fexp := FLX_exp prec.
+Notation flx := (float_arith (FLX_exp_valid prec)).
+
+Lemma rounded_times_power x k :
+  rounded fexp (x * bpow radix2 k) = (rounded fexp x * bpow radix2 k)%R.
+Proof.
+case: (Req_dec x 0) => [->|x_neq0]; first by rewrite Rmult_0_l /rounded round_0 Rmult_0_l.
+rewrite /rounded /round /scaled_mantissa /cexp mag_mult_bpow // /fexp /FLX_exp.
+rewrite /F2R /= !Rmult_assoc -!bpow_plus; set m := (mag radix2 x : Z).
+have -> : (k + - (m + k - prec) = - (m - prec))%Z by ring.
+by have -> : (m + k - prec = m - prec + k)%Z by ring.
+Qed.
+
+Lemma power_format k (x : float fexp) : format fexp (real x * bpow radix2 k)%R.
+Proof. by rewrite -(@rounded_id _ x) -rounded_times_power; apply: generic_format_round. Qed.
+
+Definition times_power k (x : flx) : flx := Float (power_format k x).
+
+(** MAIN 10 powers_of_two: Without underflow (Flocq's FLX), multiplying by a power of two is an
+    exact factor, so that q may be scaled when K'/K is a power of four. *)
+Theorem powers_of_two k : homothety (times_power k).
+Proof.
+split=> x y; apply: real_inj => /=.
+  by rewrite -rounded_times_power Rmult_plus_distr_r.
+by rewrite -rounded_times_power Rmult_assoc (Rmult_comm (real y)) -Rmult_assoc.
+Qed.
+
+End PowersOfTwo.
 
 Section Ieee.
 Variables prec emax : Z.
@@ -94,7 +136,7 @@ Lemma times_zero x y :
 Proof. by case: x => [?|?| |????]; case: y => [?|?| |????]. Qed.
 
 Lemma plus_correct x y : is_finite (plus x y) ->
-  B2R (plus x y) = rounded emin prec (B2R x + B2R y)
+  B2R (plus x y) = rounded (FLT_exp emin prec) (B2R x + B2R y)
   /\ Bsign (plus x y) = match Rcompare (B2R x + B2R y) 0 with
                         | Eq => Bsign x && Bsign y | Lt => true | Gt => false end.
 Proof.
@@ -105,7 +147,7 @@ by move: xy_fin; rewrite -is_finite_SF_B2SF E.
 Qed.
 
 Lemma times_correct x y : is_finite (times x y) ->
-  B2R (times x y) = rounded emin prec (B2R x * B2R y).
+  B2R (times x y) = rounded (FLT_exp emin prec) (B2R x * B2R y).
 Proof.
 move=> xy_fin; have := Bmult_correct prec emax _ _ mode_NE x y.
 by case: Rlt_bool => [[-> _] //|E]; move: xy_fin; rewrite -is_finite_SF_B2SF E.
@@ -157,7 +199,7 @@ move=> eP xx yy xy0; apply: bsum_insert (eP) _ _ => [i i_lt|j j_lt j_off].
 exact/times_zero/xy0.
 Qed.
 
-Definition number x : float_arith emin prec_gt0 :=
+Definition number x : flt emin prec_gt0 :=
   Float (generic_format_B2R prec emax x).
 
 (** MAIN 10 ieee_without_overflow: As long as an ordered sum of products does not overflow, IEEE
