@@ -194,11 +194,10 @@ def verify(options: argparse.Namespace) -> int:
 def check(arguments: Sequence[str]) -> int:
     """`growproof check`: pytest on the laws, in a process of its own."""
     rest = list(arguments)
-    spec = "growproof:grow"
-    if rest and re.fullmatch(r"[\w.]+:[\w.]+", rest[0]):
-        spec = rest.pop(0)
     laws, prefix = suite()
-    command = [sys.executable, "-m", "pytest", "--grower", spec]
+    command = [sys.executable, "-m", "pytest"]
+    if rest and re.fullmatch(r"[\w.]+:[\w.]+", rest[0]):
+        command += ["--grower", rest.pop(0)]
     if prefix.startswith("growproof."):
         ini = Path(__file__).with_name("pytest.ini")
         command += ["-c", str(ini), f"--rootdir={ini.parent}"]
