@@ -22,9 +22,10 @@ largest ratio. FLOOR, 1/64, is half a unit roundoff of the scale at n = 1024: on
 last bit over a baseline of exact zeros is not infinitely worse, and yet a slip that
 turns the zeros of most cases into one ulp is seen, however far below its budget.
 
-Where both runs measured the very same cases (a digest of the examples tells) on the
-same machine, or one fixed case such as a real model, there is no noise of sampling, and
-the maxima are compared as well. Losses are fixed cases.
+Where both runs measured the very same cases (a digest of the examples tells), there is
+no noise of sampling, and the maxima are compared as well: by factor on one machine or
+for one fixed case such as a real model, and by factor² where another processor or
+number of threads rounds many cases anew. Losses are fixed cases.
 
 A key that only some draws reach (layer 3, a rare size) may be missing, or too thin to
 judge, by chance: that is `rare`, shown and not failed. It is `gone` if the other keys
@@ -581,10 +582,11 @@ def _judge(base: Record, now: Record, factor: float, machine: bool) -> tuple[str
     """State and note; ``machine``: both ran on the same one."""
     if now.nonfinite and not base.nonfinite:
         return "worse", f"{now.nonfinite} of {now.count} not finite"
-    fixed = base.digest == now.digest and (machine or base.cases == 1)
+    fixed = base.digest == now.digest
+    limit = factor if machine or base.cases == 1 else factor**2
     for state, small, large in (("worse", base, now), ("improved", now, base)):
-        if fixed and large.ratio > factor * max(small.ratio, FLOOR):
-            return state, f"the largest by more than {factor:g} x"
+        if fixed and large.ratio > limit * max(small.ratio, FLOOR):
+            return state, f"the largest by more than {limit:g} x"
         g, note = _larger(small, large, factor)
         if g > EVIDENCE:
             return state, note if state == "worse" else ""
