@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
-  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Floats Necessity
-  RealSoftmax.
+  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Floats
+  Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -54,6 +54,16 @@ Goal True. idtac "8 decoder_padded:". Abort.
 Print Assumptions decoder_padded.
 Goal True. idtac "8 decoder_logits:". Abort.
 Print Assumptions decoder_logits.
+Goal True. idtac "8 centred_logits:". Abort.
+Print Assumptions centred_logits.
+Goal True. idtac "8 rmsnorm_grows:". Abort.
+Print Assumptions rmsnorm_grows.
+Goal True. idtac "8 layernorm_grows:". Abort.
+Print Assumptions layernorm_grows.
+Goal True. idtac "8 centred_streams:". Abort.
+Print Assumptions centred_streams.
+Goal True. idtac "8 layernorm_decoder_lossless:". Abort.
+Print Assumptions layernorm_decoder_lossless.
 Goal True. idtac "9 attention_trainable:". Abort.
 Print Assumptions attention_trainable.
 Goal True. idtac "9 mlp_trainable:". Abort.

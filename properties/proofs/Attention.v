@@ -192,7 +192,9 @@ by rewrite /qm /qmap /prodmap divnMDl // (divn_small e_lt) addn0.
 Qed.
 
 Lemma qm_mod a : a < qry d -> qm a %% lane d' = e (a %% lane d).
-Proof. by move=> /modn_lt/(eP.1) e_lt; rewrite /qm /qmap /prodmap modnMDl modn_small. Qed.
+Proof.
+by move=> /modn_lt/(eP.1) e_lt; rewrite /qm /qmap /prodmap modnMDl modn_small.
+Qed.
 
 Lemma context_grown t : t < T -> agree (qry d) qm (ctx t) (ctx' t).
 Proof.
@@ -232,17 +234,17 @@ Variables (p p' : attn A) (x x' : mat A).
 Hypotheses (pP : attn_scattered p p').
 Hypothesis xP : forall t, t < T -> padded D D' ed (x t) (x' t).
 
-(** MAIN 4 attention_padded: Attention whose weights are scattered along the axes maps
-    padded hidden states to padded hidden states, for any row-wise softmax, any mask, any
-    position map that commutes with padding, grouped heads, and any exact factor c on q
-    that the new score scale takes back. *)
+(** MAIN 4 attention_padded: Attention whose weights are scattered along the
+    axes maps padded hidden states to padded hidden states, for any row-wise
+    softmax, any mask, any position map that commutes with padding, grouped
+    heads, and any exact factor c on q that the new score scale takes back. *)
 Theorem attention_padded t : t < T ->
   padded D D' ed (attention softmax mask T d rot scale p x t)
                  (attention softmax mask T d' rot' scale' p' x' t).
 Proof. exact: attention_grown (scattered_free pP) xP t. Qed.
 
-(** MAIN 4 scores_kept: The scores and probabilities of every old query head are those
-    of the old model. *)
+(** MAIN 4 scores_kept: The scores and probabilities of every old query head are
+    those of the old model. *)
 Theorem scores_kept t h : t < T -> h < hds d ->
   (forall t', t' < T -> score mask d' rot' scale' p' x' t (hm h) t'
                         = score mask d rot scale p x t h t')
@@ -253,13 +255,14 @@ move=> t_lt h_lt; have fP := scattered_free pP.
 by split=> [t' t'_lt|]; [apply: score_grown | apply: prob_grown].
 Qed.
 
-(** MAIN 4 new_heads_silent: New heads, and new lanes of old heads, contribute nothing:
-    each of their products with o_proj is zero. *)
+(** MAIN 4 new_heads_silent: New heads, and new lanes of old heads, contribute
+    nothing: each of their products with o_proj is zero. *)
 Theorem new_heads_silent t a i : t < T -> a < qry d' -> ~~ img (qry d) qm a -> i < D' ->
   wo p' i a *. context softmax mask T d' rot' scale' p' x' t a = zero.
 Proof.
 move=> t_lt a_lt a_off i_lt.
-by case: (new_silent (scattered_free pP) xP t_lt a_lt a_off i_lt) => ->; rewrite (mul0x, mulx0).
+by case: (new_silent (scattered_free pP) xP t_lt a_lt a_off i_lt) => ->;
+  rewrite (mul0x, mulx0).
 Qed.
 
 End Grown.

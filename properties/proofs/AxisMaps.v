@@ -79,7 +79,8 @@ move=> k_n' e_n'; apply/imgP/andP => [[a a_lt]|[/imgP[h0 h0_m <-] /imgP[k0 k0_n 
 by exists (h0 * n + k0); rewrite ?prodmap_at // flat_lt.
 Qed.
 
-Lemma headmap_emb G G' R R' : G <= G' -> R <= R' -> emb (G * R) (G' * R') (headmap R R').
+Lemma headmap_emb G G' R R' : G <= G' -> R <= R' ->
+  emb (G * R) (G' * R') (headmap R R').
 Proof. by move=> G_le R_le; apply: prodmap_emb; apply: emb_id. Qed.
 
 Section Maps.
@@ -139,7 +140,8 @@ Variable A : arith.
 Implicit Types (x : vec A).
 
 Definition reshape R K x : nat -> mat A := fun g r k => x ((g * R + r) * K + k).
-Definition flatten R K (x3 : nat -> mat A) : vec A := fun a => x3 (a %/ K %/ R) (a %/ K %% R) (a %% K).
+Definition flatten R K (x3 : nat -> mat A) : vec A := fun a =>
+  x3 (a %/ K %/ R) (a %/ K %% R) (a %% K).
 Definition pad3 G R K e (x3 : nat -> mat A) : nat -> mat A := fun g r k =>
   pad G id (fun g0 => pad R id (fun r0 => pad K e (x3 g0 r0) k) r) g.
 
@@ -164,8 +166,8 @@ by rewrite pad_off.
 Qed.
 
 (** MAIN 1 reshape_pad_flatten: Reshaping a query axis to (group, repeat, lane),
-    zero-padding each of the three axes and flattening it again is scattering
-    it along the flattened map. *)
+    zero-padding each of the three axes and flattening it again is scattering it
+    along the flattened map. *)
 Theorem reshape_pad_flatten G G' R R' K K' e x : G <= G' -> R <= R' -> emb K K' e ->
   forall a, a < G' * R' * K' ->
   flatten R' K' (pad3 G R K e (reshape R K x)) a

@@ -28,7 +28,8 @@ Record model (A : arith) := Model {
   table : mat A; layers : seq (layer A); nf : vec A -> vec A; lm_head : mat A }.
 
 Section Decoder.
-Variables (A : arith) (softmax : seq A -> seq A) (mask : nat -> nat -> A -> A) (T : nat).
+Variables (A : arith) (softmax : seq A -> seq A).
+Variables (mask : nat -> nat -> A -> A) (T : nat).
 Implicit Types (m : model A) (l : layer A).
 
 Definition att_out m l := attention softmax mask T (dm m) (rot m) (scale m) (att l).
@@ -46,7 +47,8 @@ Definition logits m tok : mat A := fun t v =>
 Inductive deeper (gr : layer A -> layer A -> Prop) (si : layer A -> Prop) :
     seq (layer A) -> seq (layer A) -> Prop :=
 | deeper_nil : deeper gr si [::] [::]
-| deeper_grown l l' s s' : gr l l' -> deeper gr si s s' -> deeper gr si (l :: s) (l' :: s')
+| deeper_grown l l' s s' : gr l l' -> deeper gr si s s' ->
+  deeper gr si (l :: s) (l' :: s')
 | deeper_new l' s s' : si l' -> deeper gr si s s' -> deeper gr si s (l' :: s').
 
 Definition silent_layer m l :=
@@ -55,9 +57,11 @@ Definition silent_layer m l :=
       forall i u, i < hid (dm m) -> wd (ff l) i u = zero
     & forall i, i < hid (dm m) -> bd (ff l) i = zero].
 
-Lemma silent_block m l x t i : silent_layer m l -> i < hid (dm m) -> block m x l t i = x t i.
+Lemma silent_block m l x t i : silent_layer m l -> i < hid (dm m) ->
+  block m x l t i = x t i.
 Proof.
-case=> wo0 bo0 wd0 bd0 i_lt; rewrite /block /att_out /ff_out /mlp /attention /affine /dot.
+case=> wo0 bo0 wd0 bd0 i_lt.
+rewrite /block /att_out /ff_out /mlp /attention /affine /dot.
 rewrite bo0 // bd0 // !addx0 !osum0 ?addx0 // => a _.
   by rewrite wd0 ?mul0x.
 by rewrite wo0 ?mul0x.
@@ -75,7 +79,8 @@ Record layer_grown l l' := LayerGrown {
   n1_grown : norm_grown (n1 l) (n1 l');
   n2_grown : norm_grown (n2 l) (n2 l');
   att_grown : attn_free d d' ed e c (att l) (att l');
-  ff_grown : mlp_free (act m) (hid d) (hid d') (units m) (units m') ed ef (ff l) (ff l');
+  ff_grown : mlp_free (act m) (hid d) (hid d') (units m) (units m') ed ef
+    (ff l) (ff l');
   att_P : forall x t, P (att_out m l x t);
   ff_P : forall x, P (ff_out m l x) }.
 
@@ -88,7 +93,8 @@ Record model_grown := ModelGrown {
   c_scale : forall s, scale m' (c s) = scale m s;
   c_rot : forall t u k, rot m t (fun k => c (u k)) k = c (rot m t u k);
   act_same : act m' = act m; parallel_same : parallel m' = parallel m;
-  table_grown : forall v, v < V -> padded (hid d) (hid d') ed (table m v) (table m' (ev v));
+  table_grown : forall v, v < V ->
+    padded (hid d) (hid d') ed (table m v) (table m' (ev v));
   layers_grown : deeper layer_grown (silent_layer m') (layers m) (layers m');
   nf_grown : norm_grown (nf m) (nf m');
   head_old : agree2 V (hid d) ev ed (lm_head m) (lm_head m');
@@ -119,7 +125,8 @@ have aa : padded (hid d) (hid d') ed (att_out m l (fun t => n1 l (x t)) t)
   by have [Px' xx'] := xP t' t'_lt; apply: (n1_grown lP).
 have Pa := P_add mP Px (att_P lP (fun t => n1 l (x t)) t).
 split; first by apply: (P_add mP) => //; apply: (ff_P lP).
-apply: padded_add (padded_add xx aa) _; rewrite /ff_out (act_same mP) (parallel_same mP).
+apply: padded_add (padded_add xx aa) _; rewrite /ff_out (act_same mP)
+  (parallel_same mP).
 apply: (mlp_grown (hidP mP) (unitsP mP) (ff_grown lP)).
 by case: ifP => _; [apply: (n1_grown lP) | apply: (n2_grown lP) (padded_add xx aa)].
 Qed.
@@ -127,8 +134,9 @@ Qed.
 Lemma layers_streams s s' x x' : deeper layer_grown (silent_layer m') s s' ->
   streams x x' -> streams (foldl (block m) x s) (foldl (block m') x' s').
 Proof.
-move=> ds; elim: ds x x' => {s s'} [//|l l' s s' lP _ IHs|l' s s' l'_silent _ IHs] x x' xP.
-  exact/IHs/block_grown.
+move=> ds; elim: ds x x' => {s s'} [//|l l' s s' lP _ IHs|l' s s' l'_silent _ IHs].
+  by move=> x x' xP; apply/IHs/block_grown.
+move=> x x' xP.
 apply: IHs => t t_lt; have [Px [xx x0]] := xP t t_lt; split=> //.
 split=> [i i_lt|j j_lt j_off]; rewrite silent_block ?xx ?x0 //.
 exact: (hidP mP).1.
@@ -143,16 +151,17 @@ Proof.
 by move=> t t_lt; split; [apply: (P_table mP) | apply: (table_grown mP)]; apply: tok_lt.
 Qed.
 
-(** MAIN 8 decoder_padded: After the last layer of a grown decoder, sequential or parallel,
-    with any number of silent layers added anywhere, the residual is the old one, padded. *)
+(** MAIN 8 decoder_padded: After the last layer of a grown decoder, sequential
+    or parallel, with any number of silent layers added anywhere, the residual
+    is the old one, padded. *)
 Theorem decoder_padded t : t < T ->
   padded (hid d) (hid d') ed (residual m tok t) (residual m' tok' t).
 Proof.
 by move/(layers_streams (layers_grown mP) start_streams) => -[].
 Qed.
 
-(** MAIN 8 decoder_logits: A grown decoder, sequential or parallel, with any number of
-    silent layers added anywhere, has the logits of the old one. *)
+(** MAIN 8 decoder_logits: A grown decoder, sequential or parallel, with any
+    number of silent layers added anywhere, has the logits of the old one. *)
 Theorem decoder_logits t v : t < T -> v < V ->
   logits m' tok' t (ev v) = logits m tok t v.
 Proof.

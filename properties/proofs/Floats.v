@@ -54,21 +54,26 @@ by rewrite Rmult_0_r; apply: round_0.
 Qed.
 
 Definition float_arith : arith := @Arith float fzero fadd fmul
-  (let: And4 law _ _ _ := float_laws_ in law) (let: And4 _ law _ _ := float_laws_ in law)
-  (let: And4 _ _ law _ := float_laws_ in law) (let: And4 _ _ _ law := float_laws_ in law).
+  (let: And4 law _ _ _ := float_laws_ in law)
+  (let: And4 _ law _ _ := float_laws_ in law)
+  (let: And4 _ _ law _ := float_laws_ in law)
+  (let: And4 _ _ _ law := float_laws_ in law).
 
 End Format.
 
-(** MAIN 10 float_laws: In every format of Flocq's FLT family, rounding to nearest, x + 0 and
-    0 + x are x, and 0 x and x 0 are 0: rounded floats are an instance of the arithmetic. *)
-Theorem float_laws emin prec (prec_gt0 : Prec_gt_0 prec) (valid := FLT_exp_valid emin prec) :
+(** MAIN 10 float_laws: In every format of Flocq's FLT family, rounding to
+    nearest, x + 0 and 0 + x are x, and 0 x and x 0 are 0: rounded floats are an
+    instance of the arithmetic. *)
+Theorem float_laws emin prec (prec_gt0 : Prec_gt_0 prec)
+    (valid := FLT_exp_valid emin prec) :
   [/\ right_id (fzero (FLT_exp emin prec)) (fadd valid),
       left_id (fzero (FLT_exp emin prec)) (fadd valid),
       left_zero (fzero (FLT_exp emin prec)) (fmul valid)
     & right_zero (fzero (FLT_exp emin prec)) (fmul valid)].
 Proof. exact: float_laws_. Qed.
 
-Definition flt emin prec (prec_gt0 : Prec_gt_0 prec) := float_arith (FLT_exp_valid emin prec).
+Definition flt emin prec (prec_gt0 : Prec_gt_0 prec) :=
+  float_arith (FLT_exp_valid emin prec).
 Definition bf16 := @flt (-133) 8 erefl.
 Definition fp16 := @flt (-24) 11 erefl.
 Definition fp32 := @flt (-149) 24 erefl.
@@ -83,7 +88,8 @@ Notation flx := (float_arith (FLX_exp_valid prec)).
 Lemma rounded_times_power x k :
   rounded fexp (x * bpow radix2 k) = (rounded fexp x * bpow radix2 k)%R.
 Proof.
-case: (Req_dec x 0) => [->|x_neq0]; first by rewrite Rmult_0_l /rounded round_0 Rmult_0_l.
+case: (Req_dec x 0) => [->|x_neq0].
+  by rewrite Rmult_0_l /rounded round_0 Rmult_0_l.
 rewrite /rounded /round /scaled_mantissa /cexp mag_mult_bpow // /fexp /FLX_exp.
 rewrite /F2R /= !Rmult_assoc -!bpow_plus; set m := (mag radix2 x : Z).
 have -> : (k + - (m + k - prec) = - (m - prec))%Z by ring.
@@ -91,12 +97,15 @@ by have -> : (m + k - prec = m - prec + k)%Z by ring.
 Qed.
 
 Lemma power_format k (x : float fexp) : format fexp (real x * bpow radix2 k)%R.
-Proof. by rewrite -(@rounded_id _ x) -rounded_times_power; apply: generic_format_round. Qed.
+Proof.
+by rewrite -(@rounded_id _ x) -rounded_times_power; apply: generic_format_round.
+Qed.
 
 Definition times_power k (x : flx) : flx := Float (power_format k x).
 
-(** MAIN 10 powers_of_two: Without underflow (Flocq's FLX), multiplying by a power of two is an
-    exact factor, so that q may be scaled when K'/K is a power of four. *)
+(** MAIN 10 powers_of_two: Without underflow (Flocq's FLX), multiplying by a
+    power of two is an exact factor, so that q may be scaled when K'/K is a
+    power of four. *)
 Theorem powers_of_two k : homothety (times_power k).
 Proof.
 split=> x y; apply: real_inj => /=.
@@ -170,8 +179,8 @@ have [a_fin x_fin] := plus_finite fin; have [] := plus_correct fin.
 rewrite E /= => /esym R0.
 have sum0 : (B2R a + B2R x = 0)%R.
   by apply: round_plus_eq_0 R0; apply: generic_format_B2R.
-rewrite sum0 Rcompare_Eq // => /esym/andP[/sign_lt0/(_ a_fin a_pos) a_lt0 /sign_le0 x_le0].
-lra.
+rewrite sum0 Rcompare_Eq // => /esym/andP[].
+by move=> /sign_lt0/(_ a_fin a_pos) a_lt0 /sign_le0 x_le0; lra.
 Qed.
 
 Lemma bsum_positive_zero n f : positive_zero (bsum n f).
@@ -185,9 +194,9 @@ move=> eP g_at g_off; apply: (fold_insert eP g_at) => k j j_m /(g_off _ j_m).
 exact/plus_zero/bsum_positive_zero.
 Qed.
 
-(** MAIN 10 ieee_zero_insertion: In IEEE 754, with signed zeros, infinities and NaN, an ordered
-    sum of products from +0 is bitwise unchanged when products of a zero, of either sign,
-    and a finite number are inserted. *)
+(** MAIN 10 ieee_zero_insertion: In IEEE 754, with signed zeros, infinities and
+    NaN, an ordered sum of products from +0 is bitwise unchanged when products
+    of a zero, of either sign, and a finite number are inserted. *)
 Theorem ieee_zero_insertion n m e (x y x' y' : nat -> ieee) : emb n m e ->
   (forall i, (i < n)%N -> x' (e i) = x i) -> (forall i, (i < n)%N -> y' (e i) = y i) ->
   (forall j, (j < m)%N -> ~~ img n e j ->
@@ -202,8 +211,9 @@ Qed.
 Definition number x : flt emin prec_gt0 :=
   Float (generic_format_B2R prec emax x).
 
-(** MAIN 10 ieee_without_overflow: As long as an ordered sum of products does not overflow, IEEE
-    754 computes the value that it has in the arithmetic of rounded floats. *)
+(** MAIN 10 ieee_without_overflow: As long as an ordered sum of products does
+    not overflow, IEEE 754 computes the value that it has in the arithmetic of
+    rounded floats. *)
 Theorem ieee_without_overflow n (x y : nat -> ieee) : is_finite (bdot n x y) ->
   number (bdot n x y) = dot n (fun i => number (x i)) (fun i => number (y i)).
 Proof.

@@ -53,7 +53,8 @@ Qed.
 Lemma refilled_free p p' z : attn_scattered d d' ed e c p p' ->
   attn_free d d' ed e c p (attn_refilled p' z).
 Proof.
-move=> pP; have F := scattered_free grp_le rep_le edP eP pP; have hidI i : i < hid d -> old_hid (ed i).
+move=> pP; have F := scattered_free grp_le rep_le edP eP pP;
+  have hidI i : i < hid d -> old_hid (ed i).
   exact: img_at.
 have qI a : a < qry d -> old_head (qmap (rep d) (lane d) (rep d') (lane d') e a).
   move=> a_lt; have k_lt := modn_lt a_lt; have h_lt := divn_lt a_lt.
@@ -74,9 +75,9 @@ split; rewrite /= /agree2 /agree /zero_row /mix /mixv /q_kept /kv_kept.
 by move=> a a_lt a_off; left; apply: scattered_col (o_at pP) a_lt a_off.
 Qed.
 
-(** MAIN 9 attention_trainable: Whatever values the free entries of q, k and v take (rows of
-    new heads and groups, new lanes of k and v, columns on new residual lanes), attention
-    still returns the old output, padded. *)
+(** MAIN 9 attention_trainable: Whatever values the free entries of q, k and v
+    take (rows of new heads and groups, new lanes of k and v, columns on new
+    residual lanes), attention still returns the old output, padded. *)
 Theorem attention_trainable p p' z x x' : attn_scattered d d' ed e c p p' ->
   (forall t, t < T -> padded (hid d) (hid d') ed (x t) (x' t)) ->
   forall t, t < T ->
@@ -114,8 +115,9 @@ split; rewrite /= /agree2 /agree /mix /mixv /kept.
 by move=> u u_lt u_off; apply: Or31; apply: scattered_col (down_at pP) u_lt u_off.
 Qed.
 
-(** MAIN 9 mlp_trainable: Whatever values the free entries of gate and up take (rows of new
-    units, columns on new residual lanes), the MLP still returns the old output, padded. *)
+(** MAIN 9 mlp_trainable: Whatever values the free entries of gate and up take
+    (rows of new units, columns on new residual lanes), the MLP still returns
+    the old output, padded. *)
 Theorem mlp_trainable p p' z x x' : mlp_scattered D D' F F' ed ef p p' ->
   padded D D' ed x x' ->
   padded D D' ed (mlp f D F p x) (mlp f D' F' (mlp_refilled p' z) x').
@@ -123,8 +125,8 @@ Proof. by move=> pP xP; have := mlp_grown edP efP (mlp_refilled_free z pP) xP. Q
 
 End Mlp.
 
-(** MAIN 9 decoder_trainable: Any two growths of a decoder, whatever their free entries hold
-    and however many silent layers they add, have the same logits. *)
+(** MAIN 9 decoder_trainable: Any two growths of a decoder, whatever their free
+    entries hold and however many silent layers they add, have the same logits. *)
 Theorem decoder_trainable (A : arith) (softmax : seq A -> seq A)
     (mask : nat -> nat -> A -> A) T V (P P1 : vec A -> Prop) (m m' m1 : model A)
     (ed e ef ev ed1 e1 ef1 ev1 : nat -> nat) (c c1 : A -> A) :
@@ -134,5 +136,6 @@ Theorem decoder_trainable (A : arith) (softmax : seq A -> seq A)
   logits softmax mask T m' (fun t => ev (tok t)) t (ev v)
   = logits softmax mask T m1 (fun t => ev1 (tok t)) t (ev1 v).
 Proof.
-by move=> mP m1P tok tok_lt t v t_lt v_lt; rewrite (decoder_logits mP) ?(decoder_logits m1P).
+by move=> mP m1P tok tok_lt t v t_lt v_lt;
+  rewrite (decoder_logits mP) ?(decoder_logits m1P).
 Qed.

@@ -51,8 +51,8 @@ move=> eP [g_at g_off]; apply: (@fold_insert A (@add A) zero n m e f g) => // k 
 by move=> j_m /(g_off _ j_m)->; apply: addx0.
 Qed.
 
-(** MAIN 2 zero_insertion: An ordered sum of products is unchanged when positions
-    are inserted at which either factor is zero. *)
+(** MAIN 2 zero_insertion: An ordered sum of products is unchanged when
+    positions are inserted at which either factor is zero. *)
 Theorem zero_insertion n m e x y x' y' : emb n m e ->
   agree n e x x' -> agree n e y y' ->
   (forall j, j < m -> ~~ img n e j -> x' j = zero \/ y' j = zero) ->

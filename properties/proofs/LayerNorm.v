@@ -23,8 +23,9 @@ Definition masked_norm n (lanes w b x : vec A) : vec A :=
   let c i := sub (x i) (mean (osum n x) *. lanes i) in
   fun i => w i *. g (osum n (fun i => c i *. c i)) (c i) +. b i.
 
-(** MAIN 7 masked_norm_padded: The article's own LayerNorm, which keeps the old divisor and
-    removes the mean from the old lanes only, commutes with padding in any arithmetic. *)
+(** MAIN 7 masked_norm_padded: The article's own LayerNorm, which keeps the old
+    divisor and removes the mean from the old lanes only, commutes with padding
+    in any arithmetic. *)
 Theorem masked_norm_padded D D' e lanes lanes' w w' b b' x x' : emb D D' e ->
   padded D D' e lanes lanes' -> agree D e w w' -> padded D D' e b b' ->
   padded D D' e x x' ->
@@ -79,8 +80,8 @@ rewrite /ln /rms /meansq (@eq_rsum _ D _ (fun j => centre D y j ^+ 2)) => [|j j_
 by rewrite /centre m xy.
 Qed.
 
-(** MAIN 7 centring_behind_layernorm: Removing the mean of the residual changes nothing
-    behind a LayerNorm. *)
+(** MAIN 7 centring_behind_layernorm: Removing the mean of the residual changes
+    nothing behind a LayerNorm. *)
 Theorem centring_behind_layernorm eps w b x i : (i < D)%N ->
   ln D eps w b (centre D x) i = ln D eps w b x i.
 Proof.
@@ -90,8 +91,8 @@ rewrite /ln /rms cc /meansq (@eq_rsum _ D _ (fun j => centre D x j ^+ 2)) // => 
 by rewrite cc.
 Qed.
 
-(** MAIN 7 centred_writer: Centring the columns of a writer's weight, and its bias,
-    removes the mean from what it writes. *)
+(** MAIN 7 centred_writer: Centring the columns of a writer's weight, and its
+    bias, removes the mean from what it writes. *)
 Theorem centred_writer n (W : nat -> nat -> R) b (u : nat -> R) o :
   @affine (ring_arith R) n (fun o i => centre D (W^~ i) o) (centre D b) u o
   = centre D (@affine (ring_arith R) n W b u) o.
@@ -100,7 +101,8 @@ pose y n o : R := @dot (ring_arith R) n (W o) u.
 suff yE : @dot (ring_arith R) n (fun i => centre D (W^~ i) o) u = centre D (y n) o.
   by rewrite /affine yE /centre [X in _ = _ - X](meanD (y n) b) opprD [RHS]addrACA.
 elim: n => [|n IHn]; first by rewrite /centre /mean /rsum osum0 // mul0r subr0.
-rewrite /dot [LHS]/= [osum n _]IHn /centre [X in _ = _ - X](meanD (y n) (fun o => W o n * u n)).
+rewrite /dot [LHS]/= [osum n _]IHn /centre.
+rewrite [X in _ = _ - X](meanD (y n) (fun o => W o n * u n)).
 by rewrite meanZ opprD [RHS]addrACA -mulrBl.
 Qed.
 
@@ -116,8 +118,9 @@ Proof.
 move=> xP; by rewrite /mean (rsum_insert eP xP) /r [RHS]mulrC mulrA mulfVK.
 Qed.
 
-(** MAIN 7 layernorm_zero_mean: On a residual of mean zero, LayerNorm commutes with padding
-    exactly if its weight is multiplied by sqrt(D/D') and its eps by D/D'. *)
+(** MAIN 7 layernorm_zero_mean: On a residual of mean zero, LayerNorm commutes
+    with padding, exactly, if its weight is multiplied by sqrt(D/D') and its eps
+    by D/D'. *)
 Theorem layernorm_zero_mean eps w w' b b' x x' : mean D x = 0 ->
   (forall i, (i < D)%N -> w' (e i) = w i * Num.sqrt r) -> rpadded D D' e b b' ->
   rpadded D D' e x x' ->
@@ -133,9 +136,9 @@ split=> [i i_lt|j j_lt j_off]; rewrite /ln; first by rewrite nn // bP.1.
 by rewrite n0 // bP.2 // add0x.
 Qed.
 
-(** MAIN 7 layernorm_impossible: For D' > D >= 2 and a weight that is not zero, no new
-    weight, bias and eps make LayerNorm commute with padding for all inputs, even in the
-    old lanes alone. *)
+(** MAIN 7 layernorm_impossible: For D' > D >= 2 and a weight that is not zero,
+    no new weight, bias and eps make LayerNorm commute with padding for all
+    inputs, even in the old lanes alone. *)
 Theorem layernorm_impossible eps w b i0 : (1 < D)%N -> (D < D')%N -> 0 <= eps ->
   (i0 < D)%N -> w i0 != 0 ->
   ~ exists w' b' eps', forall x x', rpadded D D' e x x' ->
@@ -166,7 +169,8 @@ have w'0 : w' (e i0) = 0.
     apply: lt_le_trans (ler_add ge (lexx eps')); rewrite lane mean_const.
     rewrite -{1}[c]mul1r -mulrBl exprMn mulrAC -/k.
     have: k + `|eps'| <= k * c ^+ 2.
-      have -> : k + `|eps'| = k * c by rewrite mulrDr mulr1 mulrCA divff ?mulr1 // gt_eqF.
+      have -> : k + `|eps'| = k * c.
+        by rewrite mulrDr mulr1 mulrCA divff ?mulr1 // gt_eqF.
       by rewrite ler_pmul2l // expr2 ler_pmulr.
     rewrite -(ler_add2r eps'); apply: lt_le_trans.
     by rewrite -addrA ltr_paddr // -ler_subl_addr sub0r -normrN ler_norm.

@@ -7,6 +7,7 @@ Unset Printing Implicit Defensive.
 
 (******************************************************************************)
 (*     scattered == W' is W along (out, in) embeddings, zero elsewhere.       *)
+(*     scatter W == the one such W', as a function (see scatterP).            *)
 (*   agree2 W W' == W' holds W at the old places; its other entries are free. *)
 (*  zero_row W' o == the new row o of W' is zero in the old columns (its other*)
 (*                  columns only ever meet zeros, and are free).              *)
@@ -22,6 +23,16 @@ Definition scattered W W' := agree2 W W' /\ forall o i, o < no' -> i < ni' ->
   ~~ img no eo o || ~~ img ni ei i -> W' o i = zero.
 
 Hypotheses (eoP : emb no no' eo) (eiP : emb ni ni' ei).
+
+Definition scatter W : mat A := fun o i => pad no eo (fun o => pad ni ei (W o) i) o.
+
+Lemma scatterP W : scattered W (scatter W).
+Proof.
+split=> [o i o_lt i_lt|o i o_lt i_lt].
+  by rewrite /scatter (pad_at _ eoP) ?(pad_at _ eiP).
+case: (boolP (img no eo o)) => [/imgP[k k_lt <-] /= i_off|o_off _]; last exact: pad_off.
+by rewrite /scatter (pad_at _ eoP) ?pad_off.
+Qed.
 
 Lemma scattered_row W W' o :
   scattered W W' -> o < no' -> ~~ img no eo o -> zero_row W' o.
@@ -48,8 +59,8 @@ case: (boolP (img ni ei j)) => [/imgP[i i_lt <-]|j_off].
 by rewrite x_off // mulx0.
 Qed.
 
-(** MAIN 3 linear_padded: A linear layer whose weight and bias are scattered along
-    its output and input axes maps the padded input to the padded output. *)
+(** MAIN 3 linear_padded: A linear layer whose weight and bias are scattered
+    along its output and input axes maps the padded input to the padded output. *)
 Theorem linear_padded W W' b b' x x' :
   scattered W W' -> padded no no' eo b b' -> padded ni ni' ei x x' ->
   padded no no' eo (affine ni W b x) (affine ni' W' b' x').

@@ -77,18 +77,19 @@ case: (boolP (img F ef u)) => [/imgP[u0 u0_lt <-]|u_off].
 by case: (hid_new i u i_lt u_lt u_off) => ->; rewrite (mul0x, mulx0).
 Qed.
 
-(** MAIN 5 mlp_padded: A gated MLP whose weights are scattered along the axes maps padded
-    hidden states to padded hidden states, for any activation. *)
+(** MAIN 5 mlp_padded: A gated MLP whose weights are scattered along the axes
+    maps padded hidden states to padded hidden states, for any activation. *)
 Theorem mlp_padded p p' x x' : mlp_scattered p p' -> padded D D' ed x x' ->
   padded D D' ed (mlp D F p x) (mlp D' F' p' x').
 Proof. by move/mlp_scattered_free; apply: mlp_grown. Qed.
 
-(** MAIN 5 mlp_new_units_zero: For an activation with f 0 = 0, and for any other as the
-    gate is multiplied by up, each new unit of a zero-filled MLP is zero. *)
+(** MAIN 5 mlp_new_units_zero: Each new unit of a zero-filled gated MLP is zero, for
+    any activation, f 0 = 0 or not, since the gate is multiplied by up. *)
 Theorem mlp_new_units_zero p p' x x' : mlp_scattered p p' -> padded D D' ed x x' ->
   off F F' ef (hidden D' p' x').
 Proof.
-move=> pP xP u u_lt u_off; have [W0 b0] := (scattered_row edP (up_at pP) u_lt u_off, (bu_at pP).2 u u_lt u_off).
+move=> pP xP u u_lt u_off; have W0 := scattered_row edP (up_at pP) u_lt u_off.
+have b0 := (bu_at pP).2 u u_lt u_off.
 by rewrite /hidden [X in _ *. X](affine_zero xP.2 W0 b0) mulx0.
 Qed.
 

@@ -24,9 +24,9 @@ Let x : mat A := unit_at 1 0.
 Ltac simplify_all := rewrite /attention /affine /context /prob /score /head /query /key
   /value /affine /dot; cbn; rewrite /unit_at /= ?(mul0x, mulx0, addx0, add0x, uu).
 
-(** MAIN 11 naive_pad_false: Padding the projections of two heads at their end while head_dim
-    grows from 1 to 2 is wrong for every softmax that tells two rows of scores apart: these
-    weights and tokens give another output. *)
+(** MAIN 11 naive_pad_false: Padding the projections of two heads at their end
+    while head_dim grows from 1 to 2 is wrong for every softmax that tells two
+    rows of scores apart: these weights and tokens give another output. *)
 Theorem naive_pad_false (p := Attn (unit_at 0 0) nobias (unit_at 0 0) nobias
                                    (unit_at 1 0) nobias (unit_at 1 1) nobias) :
   u *. (nth zero (softmax [:: scale zero; scale zero]) 1 *. u)
@@ -38,9 +38,9 @@ move=> differ [/(_ 1 isT) same _]; apply: differ; move: same.
 by simplify_all => ->.
 Qed.
 
-(** MAIN 11 unscaled_query_false: Leaving out the factor on q while head_dim grows from 1 to 4 is
-    wrong for every softmax that tells the two score scales apart: these weights and tokens
-    give another output. *)
+(** MAIN 11 unscaled_query_false: Leaving out the factor on q while head_dim
+    grows from 1 to 4 is wrong for every softmax that tells the two score scales
+    apart: these weights and tokens give another output. *)
 Theorem unscaled_query_false (p := Attn (unit_at 0 0) nobias (unit_at 0 0) nobias
                                         (unit_at 0 0) nobias (unit_at 0 0) nobias) :
   u *. (nth zero (softmax [:: scale zero; scale u]) 1 *. u)

@@ -8,6 +8,7 @@ Unset Printing Implicit Defensive.
 
 (******************************************************************************)
 (*    reals == Coq's real numbers, an arith.                                  *)
+(*        u == its one.                                                       *)
 (*  softmax == exp s_i over the sum of all exp s_j.                           *)
 (*  over K s == the score s over sqrt K.                                      *)
 (******************************************************************************)
@@ -21,7 +22,8 @@ Local Notation nomask := (fun _ _ => id).
 Local Notation norot := (fun=> id).
 
 Lemma softmax_inj a b :
-  (1 * (nth R0 (softmax [:: R0; a]) 1 * 1) = 1 * (nth R0 (softmax [:: R0; b]) 1 * 1))%R ->
+  (1 * (nth R0 (softmax [:: R0; a]) 1 * 1)
+   = 1 * (nth R0 (softmax [:: R0; b]) 1 * 1))%R ->
   a = b.
 Proof.
 rewrite /softmax /= exp_0 !Rmult_1_r !Rmult_1_l !Rplus_0_r => E; apply: exp_inv.
@@ -36,10 +38,11 @@ Qed.
 Lemma over0 K : over K R0 = R0.
 Proof. exact: Rmult_0_l. Qed.
 
-Let u : reals := R1.
+Definition u : reals := R1.
 
-(** MAIN 11 naive_pad_softmax: For the softmax of exponentials over sqrt(head_dim), padding the
-    projections of two heads at their end while head_dim grows from 1 to 2 is false. *)
+(** MAIN 11 naive_pad_softmax: With the softmax of exponentials and
+    scores over sqrt(head_dim), padding the projections of two heads at their end
+    while head_dim grows from 1 to 2 does not give the padded output. *)
 Theorem naive_pad_softmax
     (p := @Attn reals (unit_at u 0 0) (fun=> zero) (unit_at u 0 0) (fun=> zero)
                       (unit_at u 1 0) (fun=> zero) (unit_at u 1 1) (fun=> zero))
@@ -53,8 +56,9 @@ rewrite !over0 => /softmax_inj; rewrite /over /u /Rdiv Rmult_1_l => E.
 by have := Rinv_0_lt_compat _ (sqrt_lt_R0 2 ltac:(lra)); lra.
 Qed.
 
-(** MAIN 11 unscaled_query_softmax: For the softmax of exponentials over sqrt(head_dim), leaving
-    out the factor on q while head_dim grows from 1 to 4 is false. *)
+(** MAIN 11 unscaled_query_softmax: With the softmax of exponentials and
+    scores over sqrt(head_dim), leaving out the factor on q while head_dim grows
+    from 1 to 4 does not give the padded output. *)
 Theorem unscaled_query_softmax
     (p := @Attn reals (unit_at u 0 0) (fun=> zero) (unit_at u 0 0) (fun=> zero)
                       (unit_at u 0 0) (fun=> zero) (unit_at u 0 0) (fun=> zero))

@@ -15,9 +15,11 @@ Local Open Scope ring_scope.
 (*    rms D eps w x == RMSNorm: w i (x i / sqrt (meansq D x + eps)).          *)
 (******************************************************************************)
 
-Canonical ring_arith (R : ringType) := Arith (@addr0 R) (@add0r R) (@mul0r R) (@mulr0 R).
+Canonical ring_arith (R : ringType) :=
+  Arith (@addr0 R) (@add0r R) (@mul0r R) (@mulr0 R).
 Definition rsum (R : ringType) n (x : nat -> R) : R := @osum (ring_arith R) n x.
-Definition rpadded (R : ringType) n m e (x x' : nat -> R) := @padded (ring_arith R) n m e x x'.
+Definition rpadded (R : ringType) n m e (x x' : nat -> R) :=
+  @padded (ring_arith R) n m e x x'.
 
 Lemma rsum_insert (R : ringType) n m e (x x' : nat -> R) :
   emb n m e -> rpadded n m e x x' -> rsum m x' = rsum n x.
@@ -32,7 +34,10 @@ Lemma rsumZ (R : comRingType) n a (x : nat -> R) :
 Proof. by elim: n => [|n IHn]; rewrite /rsum /= ?mul0r // [osum n _]IHn mulrDl. Qed.
 
 Lemma rsum_const (R : ringType) n (a : R) : rsum n (fun=> a) = a * n%:R.
-Proof. by elim: n => [|n IHn]; rewrite /rsum /= ?mulr0 // [osum n _]IHn mulrS mulrDr mulr1 addrC. Qed.
+Proof.
+elim: n => [|n IHn]; rewrite /rsum /= ?mulr0 // [osum n _]IHn.
+by rewrite mulrS mulrDr mulr1 addrC.
+Qed.
 
 Lemma eq_rsum (R : ringType) n (x y : nat -> R) :
   (forall i, (i < n)%N -> x i = y i) -> rsum n x = rsum n y.
@@ -83,8 +88,9 @@ move=> [xx x_off]; rewrite /meansq (@rsum_insert _ D D' e (fun i => x i ^+ 2)) /
 by split=> [i i_lt|j j_lt j_off]; rewrite (xx, x_off) // expr0n.
 Qed.
 
-(** MAIN 6 rmsnorm_scaled: RMSNorm commutes with padding from D to D' lanes exactly if its
-    weight is multiplied by sqrt(D/D') and its eps by D/D'; its new weights are free. *)
+(** MAIN 6 rmsnorm_scaled: RMSNorm commutes with padding from D to D' lanes
+    exactly, if its weight is multiplied by sqrt(D/D') and its eps by D/D'; its
+    new weights are free. *)
 Theorem rmsnorm_scaled eps w w' x x' :
   (forall i, (i < D)%N -> w' (e i) = w i * Num.sqrt r) -> rpadded D D' e x x' ->
   rpadded D D' e (rms D eps w x) (rms D' (eps * r) w' x').
@@ -95,8 +101,9 @@ rewrite xP.1 // ww // sqrtrM ?ltW // invfM.
 by rewrite [x i * _]mulrCA -mulrA mulVKf.
 Qed.
 
-(** MAIN 6 rmsnorm_scaled_stream: The alternative that keeps eps: multiply the writers, and
-    with them the residual, by sqrt(D'/D) and the weight by sqrt(D/D'). *)
+(** MAIN 6 rmsnorm_scaled_stream: The alternative that keeps eps: multiply the
+    writers, and with them the residual, by sqrt(D'/D) and the weight by
+    sqrt(D/D'). *)
 Theorem rmsnorm_scaled_stream eps w w' x x' :
   (forall i, (i < D)%N -> w' (e i) = w i * Num.sqrt r) ->
   rpadded D D' e (fun i => x i / Num.sqrt r) x' ->
@@ -108,11 +115,13 @@ have -> : r * meansq D (fun i => x i / Num.sqrt r) = meansq D x.
     by rewrite rsumZ mulrA [r * _]mulrC mulfVK ?gt_eqF.
   by rewrite exprMn exprVn sqr_sqrtr // ltW.
 split=> [i i_lt|j j_lt j_off]; last by rewrite xP.2 //= mul0r mulr0.
-by rewrite xP.1 // ww // -[x i / _ / _]mulrA mulrCA -mulrA [in RHS]mulrCA mulVKf // mulrCA.
+by rewrite xP.1 // ww // -[x i / _ / _]mulrA mulrCA -mulrA [in RHS]mulrCA mulVKf //
+  mulrCA.
 Qed.
 
-(** MAIN 6 rmsnorm_eps_needed: If D' > D and eps > 0 is kept while the weight is scaled,
-    RMSNorm is wrong in every lane of every input where weight and input are not zero. *)
+(** MAIN 6 rmsnorm_eps_needed: If D' > D and eps > 0 is kept while the weight is
+    scaled, RMSNorm is wrong in every lane of every input where weight and input
+    are not zero. *)
 Theorem rmsnorm_eps_needed eps w w' x x' i : (D < D')%N -> 0 < eps ->
   (forall i, (i < D)%N -> w' (e i) = w i * Num.sqrt r) -> rpadded D D' e x x' ->
   (i < D)%N -> w i != 0 -> x i != 0 -> rms D' eps w' x' (e i) != rms D eps w x i.
@@ -122,7 +131,8 @@ have M_ge0 := meansq_ge0 D x; have s_gt0 : 0 < meansq D x + eps by rewrite ltr_p
 have s'_gt0 : 0 < r * meansq D x + eps by rewrite ltr_paddl // mulr_ge0 // ltW.
 rewrite /rms (meansq_padded xP) xP.1 // ww // -mulrA.
 rewrite (inj_eq (mulfI w_neq0)) [_ * (x i / _)]mulrCA (inj_eq (mulfI x_neq0)).
-apply/eqP => E; have: Num.sqrt (r * (meansq D x + eps)) = Num.sqrt (r * meansq D x + eps).
+apply/eqP => E.
+have: Num.sqrt (r * (meansq D x + eps)) = Num.sqrt (r * meansq D x + eps).
   have s_neq0 : Num.sqrt (meansq D x + eps) != 0 by rewrite gt_eqF ?sqrtr_gt0.
   have s'_neq0 : Num.sqrt (r * meansq D x + eps) != 0 by rewrite gt_eqF ?sqrtr_gt0.
   by rewrite sqrtrM ?ltW // (canRL (mulfVK s'_neq0) E) mulrAC mulVf // mul1r.
@@ -132,8 +142,9 @@ rewrite -[X in _ = _ + X]mul1r => /addrI/(mulIf (lt0r_neq0 eps_gt0)) r1; move: D
 by rewrite -(@ltr_nat R) -[X in X < _](mulfVK D'_neq0) -/r r1 mul1r ltxx.
 Qed.
 
-(** MAIN 11 unscaled_norm: Without its factor sqrt(D/D') the norm weight multiplies every
-    output by sqrt(D'/D), so that any lane that is not zero is wrong once D' > D. *)
+(** MAIN 11 unscaled_norm: Without its factor sqrt(D/D') the norm weight
+    multiplies every output by sqrt(D'/D), so that any lane that is not zero is
+    wrong once D' > D. *)
 Theorem unscaled_norm eps w w' x x' i :
   (forall i, (i < D)%N -> w' (e i) = w i) -> rpadded D D' e x x' -> (i < D)%N ->
   rms D' (eps * r) w' x' (e i) = rms D eps w x i / Num.sqrt r

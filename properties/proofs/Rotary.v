@@ -44,8 +44,8 @@ move=> k_lt; rewrite -[ltnRHS]odd_double_half -addnn.
 by apply: leq_trans (leq_addl _ _); rewrite ltn_add2r.
 Qed.
 
-(** MAIN 1 partial_rotary_pads: Partial rotary, which turns the first n lanes of a
-    head and passes the others, commutes with padding the head at its end. *)
+(** MAIN 1 partial_rotary_pads: Partial rotary, which turns the first n lanes of
+    a head and passes the others, commutes with padding the head at its end. *)
 Theorem partial_rotary_pads n K K' cos sin : n <= K -> K <= K' ->
   respects K K' id (rotary n cos sin) (rotary n cos sin).
 Proof.
@@ -69,7 +69,8 @@ apply/imgP/idP => [[k k_lt <-]|].
   have k_h: k - K./2 < K./2 by rewrite ltn_subLR // even_half.
   by rewrite -(subnK h_k) (pair _ k_h).2 addl_ltF addnK.
 case: (ltnP j) => [_ j_h|h_j j_h].
-  by exists j; rewrite ?(pair _ j_h).1 // (leq_trans j_h) // -{2}(even_half K_even) leq_addr.
+  exists j; rewrite ?(pair _ j_h).1 // (leq_trans j_h) //.
+  by rewrite -{2}(even_half K_even) leq_addr.
 by exists (j - K'./2 + K./2); rewrite ?(pair _ j_h).2 ?half_add ?subnK.
 Qed.
 
@@ -86,7 +87,7 @@ have [_ _ pair] := rotary_halves_map K_even K'_even K_le.
 split=> [u u' uu k k_K | u' u_off j j_K].
   have old l : l < K./2 -> [/\ l < K'./2, u' l = u l
                              & u' (l + K'./2) = u (l + K./2)].
-    move=> l_h; have l_K : l < K by apply: leq_ltn_trans (half_add l_h); apply: leq_addr.
+    move=> l_h; have l_K : l < K := leq_ltn_trans (leq_addr _ _) (half_add l_h).
     split; first exact: leq_trans l_h (half_leq K_le).
       by rewrite -{1}(pair _ l_h).1 uu.
     by rewrite -(pair _ l_h).2 uu ?half_add.
@@ -97,7 +98,7 @@ split=> [u u' uu k k_K | u' u_off j j_K].
   have l_h: l < K./2 by rewrite -[ltnRHS](even_half K_even) ltn_add2r in l_K.
   have [l_h' ul uh] := old _ l_h.
   by rewrite (pair _ l_h).2 !addl_ltF !addnK half_add // ul uh coss ?sins.
-rewrite img_split // => j_off; rewrite /rotary j_K; case: ifP j_off => [j_h|/negbT h_j] j_off.
+rewrite img_split // /rotary j_K; case: ifP => [j_h|/negbT h_j] j_off.
   rewrite !u_off ?img_split ?half_add ?j_h // ?mul0x ?opp0 ?addx0 //.
   by rewrite addl_ltF addnK.
 rewrite -leqNgt in h_j; have j_h : j - K'./2 < K'./2 by rewrite ltn_subLR // even_half.

@@ -25,8 +25,8 @@ Definition row tag G R R' (h : nat * nat * bool) :=
   | _ => [seq qmap R K R' K' e a | a <- iota 0 (G * R * K)]
   end.
 
-Definition rows_of_groups G :=
-  [seq row 1 G 1 1 h | h <- heads] ++ [seq row 2 G r.1 r.2 h | r <- repeats, h <- heads].
+Definition rows_of_groups G := [seq row 1 G 1 1 h | h <- heads]
+  ++ [seq row 2 G r.1 r.2 h | r <- repeats, h <- heads].
 
 Redirect "maps0" Eval vm_compute in [seq row 0 1 1 1 h | h <- heads].
 Redirect "maps1" Eval vm_compute in rows_of_groups 1.

@@ -1,0 +1,229 @@
+From mathcomp Require Import all_ssreflect all_algebra.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
+From Growproof Require Import RmsNorm LayerNorm Decoder.
+
+Set Implicit Arguments.
+Unset Strict Implicit.
+Unset Printing Implicit Defensive.
+
+Import GRing.Theory.
+
+(******************************************************************************)
+(*  same n x y == x and y hold the same below n.                              *)
+(*  centred_layer D l, centred m == l, m with their writers centred: the rows *)
+(*            of the embedding, the columns of o_proj and down_proj, and the  *)
+(*            biases of these lose their mean.                                *)
+(*  mean_blind D n == the norm n does not see the mean: any LayerNorm is.     *)
+(******************************************************************************)
+
+Notation same n := (agree n id).
+
+Section Extensional.
+Variables (A : arith) (softmax : seq A -> seq A).
+Variables (mask : nat -> nat -> A -> A) (T : nat).
+
+Lemma prodmap_id n a : prodmap n n id id a = a.
+Proof. by rewrite /prodmap -divn_eq. Qed.
+
+Lemma qmap_id R K a : qmap R K R K id a = a.
+Proof. by rewrite /qmap {1}/prodmap /headmap prodmap_id -divn_eq. Qed.
+
+Lemma free_refl d (p : attn A) : attn_free d d id id id p p.
+Proof.
+have kvE a : kvmap (lane d) (lane d) id a = a := prodmap_id _ a.
+split=> [o i|o|h k _ k_lt|o i|o|o i|o|i a|i i_lt||a a_lt /imgP[]];
+  rewrite ?img_id ?i_lt ?k_lt ?qmap_id ?kvE //.
+- by split=> // j j_lt; rewrite img_id j_lt.
+by exists a; rewrite ?qmap_id.
+Qed.
+
+Lemma attention_same d rot scale p x y t :
+  (forall t, respects (lane d) (lane d) id (rot t) (rot t)) ->
+  (forall t, t < T -> same (hid d) (x t) (y t)) -> t < T ->
+  same (hid d) (attention softmax mask T d rot scale p x t)
+               (attention softmax mask T d rot scale p y t).
+Proof.
+move=> rotP xy t_lt; have idP n := emb_id (leqnn n).
+apply: (proj1 (attention_grown softmax mask (leqnn _) (leqnn _) (idP _) (idP _)
+  rotP _ _ _ (free_refl d p) _ t_lt)) => // t' t'_lt.
+by split; [apply: xy | move=> j j_lt; rewrite img_id j_lt].
+Qed.
+
+Lemma mlp_same f D F p (x y : vec A) : same D x y ->
+  same D (mlp f D F p x) (mlp f D F p y).
+Proof.
+move=> xy; have idP n := emb_id (leqnn n).
+have no m j : j < m -> ~~ img m id j -> False by move=> j_lt; rewrite img_id j_lt.
+apply: (proj1 (@mlp_grown _ f D D F F id id (idP _) (idP _) p p x y _ _)).
+  split=> //; first by move=> i i_lt /(no _ _ i_lt).
+    by split=> // j j_lt /(no _ _ j_lt).
+  by move=> u u_lt /(no _ _ u_lt).
+by split=> // j j_lt /(no _ _ j_lt).
+Qed.
+
+End Extensional.
+
+Local Open Scope ring_scope.
+
+Section Centred.
+Variables (R : rcfType).
+Variables (softmax : seq (ring_arith R) -> seq (ring_arith R)).
+Variables (mask : nat -> nat -> ring_arith R -> ring_arith R).
+Variables (T : nat) (m : model (ring_arith R)).
+Let D := hid (dm m).
+Hypothesis D_gt0 : (0 < D)%N.
+Implicit Types (x y : nat -> R) (l : layer (ring_arith R)).
+
+Definition mean_blind (n : (nat -> R) -> nat -> R) := forall x y,
+  @agree (ring_arith R) D id (centre D x) y -> @agree (ring_arith R) D id (n x) (n y).
+
+Definition centred_columns (W : nat -> nat -> R) : nat -> nat -> R :=
+  fun i a => centre D (W^~ a) i.
+Definition centred_layer l := Layer (n1 l) (n2 l)
+  (Attn (wq (att l)) (bq (att l)) (wk (att l)) (bk (att l)) (wv (att l)) (bv (att l))
+    (centred_columns (wo (att l))) (centre D (bo (att l))))
+  (MlpWeights (wg (ff l)) (bg (ff l)) (wu (ff l)) (bu (ff l))
+    (centred_columns (wd (ff l))) (centre D (bd (ff l)))).
+Definition centred := Model (dm m) (units m) (rot m) (scale m) (act m) (parallel m)
+  (fun v => centre D (table m v)) (map centred_layer (layers m)) (nf m) (lm_head m).
+
+Lemma eq_centre x y i : (i < D)%N -> @agree (ring_arith R) D id x y ->
+  centre D y i = centre D x i.
+Proof. by move=> i_lt xy; rewrite /centre /mean (eq_rsum xy) xy. Qed.
+
+Lemma layernorm_mean_blind eps w b : mean_blind (ln D eps w b).
+Proof.
+move=> x y xy i i_lt; rewrite -(centring_behind_layernorm D_gt0 eps w b x i_lt).
+exact: eq_ln.
+Qed.
+
+Notation cent x y := (@agree (ring_arith R) D id (centre D x) y).
+
+Lemma cent_add x y u v : cent x y -> cent u v -> cent (fun i => x i + u i) (fun i =>
+  y i + v i).
+Proof. by move=> xy uv i i_lt; rewrite xy ?uv // centreD. Qed.
+
+Lemma cent_same x y z : @agree (ring_arith R) D id x y -> cent y z -> cent x z.
+Proof. by move=> xy yz i i_lt; rewrite yz // (eq_centre i_lt xy). Qed.
+
+Hypothesis rot_same : forall t, respects (lane (dm m)) (lane (dm m)) id (rot m t)
+  (rot m t).
+
+Lemma att_cent l (x y : nat -> nat -> R) t :
+  (forall t, (t < T)%N -> @agree (ring_arith R) D id (x t) (y t)) -> (t < T)%N ->
+  cent (att_out softmax mask T m l x t)
+       (att_out softmax mask T centred (centred_layer l) y t).
+Proof.
+move=> xy t_lt; apply: cent_same (attention_same _ _ _ _ rot_same xy t_lt) _ => i _.
+exact: centred_writer.
+Qed.
+
+Lemma ff_cent l x y : @agree (ring_arith R) D id x y ->
+  cent (ff_out m l x) (ff_out centred (centred_layer l) y).
+Proof.
+move=> xy; apply: cent_same (mlp_same _ _ _ xy) _ => i _.
+exact: centred_writer.
+Qed.
+
+Definition blind l := mean_blind (n1 l) /\ mean_blind (n2 l).
+
+Lemma block_cent l (x y : nat -> nat -> R) : blind l ->
+  (forall t, (t < T)%N -> cent (x t) (y t)) -> forall t, (t < T)%N ->
+  cent (block softmax mask T m x l t) (block softmax mask T centred y
+    (centred_layer l) t).
+Proof.
+move=> [b1 b2] xy t t_lt; have aa := cent_add (xy t t_lt) (att_cent l
+  (fun t' t'_lt => b1 _ _ (xy t' t'_lt)) t_lt).
+apply: (cent_add aa (ff_cent _ _)) => /=; case: parallel; first exact: b1 (xy t t_lt).
+exact: b2 aa.
+Qed.
+
+Hypotheses (layers_blind : List.Forall blind (layers m)) (nf_blind : mean_blind (nf m)).
+Variable tok : nat -> nat.
+
+Lemma fold_cent s (u v : nat -> nat -> R) : List.Forall blind s ->
+  (forall t, (t < T)%N -> cent (u t) (v t)) -> forall t, (t < T)%N ->
+  cent (foldl (block softmax mask T m) u s t)
+       (foldl (block softmax mask T centred) v (map centred_layer s) t).
+Proof.
+elim: s u v => [|l s IHs] u v //= /List.Forall_cons_iff[lb sb] uv.
+by apply: IHs sb _; apply: block_cent.
+Qed.
+
+Lemma residual_cent t : (t < T)%N ->
+  cent (residual softmax mask T m tok t) (residual softmax mask T centred tok t).
+Proof. by apply: fold_cent layers_blind _ t. Qed.
+
+(** MAIN 8 centred_logits: Centring all writers of a decoder whose norms are
+    LayerNorms (or do not see the mean for another reason) leaves its logits as
+    they are. *)
+Theorem centred_logits t v : (t < T)%N ->
+  logits softmax mask T centred tok t v = logits softmax mask T m tok t v.
+Proof.
+move=> t_lt; apply: (@eq_osum (ring_arith R)) => i i_lt; congr (_ *. _).
+exact: nf_blind (residual_cent t_lt) _ i_lt.
+Qed.
+
+End Centred.
+
+Section Streams.
+Variables (R : rcfType) (T : nat).
+Variables (softmax : seq (ring_arith R) -> seq (ring_arith R)).
+Variables (mask : nat -> nat -> ring_arith R -> ring_arith R).
+Variables (m m' : model (ring_arith R)) (ed : nat -> nat).
+Let D := hid (dm m). Let D' := hid (dm m').
+Hypotheses (D_gt0 : (0 < D)%N) (edP : emb D D' ed).
+Let r : R := D%:R / D'%:R.
+Let mean0 (x : nat -> R) := mean D x = 0.
+
+(** MAIN 8 rmsnorm_grows: RMSNorm, scaled as in 6, is a norm that the decoder
+    theorems ask for. *)
+Theorem rmsnorm_grows P eps (w w' : nat -> R) :
+  (forall i, (i < D)%N -> w' (ed i) = w i * Num.sqrt r) ->
+  norm_grown (A := ring_arith R) P ed m m' (rms D eps w) (rms D' (eps * r) w').
+Proof. by move=> ww x x' _; apply: rmsnorm_scaled. Qed.
+
+(** MAIN 8 layernorm_grows: So is LayerNorm, scaled as in 7, on streams of mean
+    zero. *)
+Theorem layernorm_grows eps (w w' b b' : nat -> R) :
+  (forall i, (i < D)%N -> w' (ed i) = w i * Num.sqrt r) -> rpadded D D' ed b b' ->
+  norm_grown (A := ring_arith R) mean0 ed m m' (ln D eps w b) (ln D' (eps * r) w' b').
+Proof. by move=> ww bb x x' x0; apply: layernorm_zero_mean. Qed.
+
+(** MAIN 8 centred_streams: In a centred decoder whatever is written to the
+    stream has mean zero, and so has the stream. *)
+Theorem centred_streams :
+  [/\ forall v, mean0 (table (centred m) v),
+      forall l x t, mean0 (att_out softmax mask T (centred m) (centred_layer m l) x t),
+      forall l x, mean0 (ff_out (centred m) (centred_layer m l) x)
+    & forall x y, mean0 x -> mean0 y -> mean0 (fun i => x i + y i)].
+Proof.
+have c0 x y : (forall i, y i = centre D x i) -> mean0 y.
+  by move=> xy; rewrite /mean0 /mean (eq_rsum (fun i _ => xy i)); apply: mean_centre.
+split=> [v|l x t|l x|x y x0 y0]; first exact: mean_centre.
+- by apply: c0 => i; apply: centred_writer.
+- by apply: c0 => i; apply: centred_writer.
+by rewrite /mean0 meanD x0 y0 addr0.
+Qed.
+
+End Streams.
+
+(** MAIN 8 layernorm_decoder_lossless: A decoder with LayerNorms that is centred
+    and then grown has the logits that it had before. *)
+Theorem layernorm_decoder_lossless (R : rcfType)
+    (softmax : seq (ring_arith R) -> seq (ring_arith R))
+    (mask : nat -> nat -> ring_arith R -> ring_arith R)
+    T V ed e ef ev c (m m' : model (ring_arith R)) :
+  (0 < hid (dm m))%N ->
+  (forall t, respects (lane (dm m)) (lane (dm m)) id (rot m t) (rot m t)) ->
+  List.Forall (blind m) (layers m) -> mean_blind m (nf m) ->
+  model_grown softmax mask T (fun x => mean (hid (dm m)) x = 0) V ed e ef ev c
+    (centred m) m' ->
+  forall tok, (forall t, (t < T)%N -> (tok t < V)%N) ->
+  forall t v, (t < T)%N -> (v < V)%N ->
+  logits softmax mask T m' (fun t => ev (tok t)) t (ev v)
+    = logits softmax mask T m tok t v.
+Proof.
+move=> D_gt0 rotP lb nb mP tok tok_lt t v t_lt v_lt.
+by rewrite (decoder_logits mP tok_lt t_lt v_lt) centred_logits.
+Qed.
