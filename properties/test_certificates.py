@@ -4,6 +4,8 @@ import functools
 import itertools
 import json
 import math
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -93,7 +95,8 @@ def multiply(state: State, part: str, by: float) -> None:
 @pytest.mark.parametrize("fill", ["zeros", "trainable"])
 def test_every_family_and_axis_is_certified(case: Any, fill: str) -> None:
     config = certificates.config_of(case.family, case.fields)
-    found = certify(functools.partial(growproof.grow, fill=fill), config, case.target)
+    grower: Any = growproof.grow
+    found = certify(functools.partial(grower, fill=fill), config, case.target)
     assert found.verdict == "certified", found.reason
 
 
@@ -104,7 +107,8 @@ def test_every_family_and_axis_is_certified(case: Any, fill: str) -> None:
 def test_every_exact_policy_is_certified(
     norm: str, family: str, depth: str, fill: str
 ) -> None:
-    grower = functools.partial(growproof.grow, norm=norm, depth=depth, fill=fill)
+    grow: Any = growproof.grow
+    grower = functools.partial(grow, norm=norm, depth=depth, fill=fill)
     found = judged(grower, family, TARGETS[family]["all"])
     inexact = {("scaled", "stablelm"), ("centred", "llama")}
     assert found.verdict == ("refused" if (norm, family) in inexact else "certified")
@@ -670,6 +674,65 @@ def test_exit_codes(
 
     monkeypatch.setattr(certificates, "certify", fake)
     assert main(["--family", "stablelm"]) == code
+
+
+PROOFS = Path(certificates.__file__).with_name("proofs")
+
+
+@pytest.mark.skipif(not shutil.which("coqc"), reason="Coq is not installed (coqc)")
+@pytest.mark.parametrize(
+    ("family", "norm", "fields"),
+    [
+        ("llama", "scaled", {"attention_bias": False}),
+        ("stablelm", "masked", {}),
+    ],
+)
+def test_the_kernel_accepts_the_recovered_map(
+    family: str, norm: str, fields: dict[str, Any], tmp_path: Path, proofs_built: Path
+) -> None:
+    """And rejects it once one entry of one table is another."""
+    grower = edited(norm=norm, depth="interleave")
+    found = judged(grower, family, TARGETS[family]["all"], **fields)
+    assert found.coq is not None
+    right, wrong = tmp_path / "right.v", tmp_path / "wrong.v"
+    right.write_text(found.coq + "Print Assumptions same_logits.\n", "utf-8")
+    wrong.write_text(found.coq.replace("Some (3, 2)", "Some (2, 3)", 1), "utf-8")
+    coqc = ["coqc", "-w", "none", "-R", str(proofs_built), "Growproof"]
+    done = subprocess.run([*coqc, str(right)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Closed under the global context" in done.stdout
+    if family == "llama":
+        done = subprocess.run([*coqc, str(wrong)], capture_output=True, text=True)
+        assert done.returncode != 0
+        assert "No applicable tactic" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def proofs_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The proofs that a certificate imports, compiled in a folder of their own."""
+    folder = tmp_path_factory.mktemp("proofs")
+    modules = [
+        "Arith",
+        "AxisMaps",
+        "Insertion",
+        "Linear",
+        "Rotary",
+        "Attention",
+        "Mlp",
+        "Decoder",
+    ]
+    for module in modules:
+        shutil.copy(PROOFS / f"{module}.v", folder)
+        command = ["coqc", "-w", "none", "-R", str(folder), "Growproof", f"{module}.v"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_what_is_no_plain_scatter_has_no_coq_proof() -> None:
+    trainable = edited(fill="trainable")
+    assert judged(trainable, "llama", LLAMA_ALL).coq is None
+    assert judged(growproof.grow, "stablelm", STABLELM_ALL).coq is None
+    assert judged(EXACT["the q scale split"], "llama", LLAMA_ALL).coq is None
 
 
 @pytest.mark.parametrize(
