@@ -39,7 +39,9 @@ from .strategies import Case
 #   amplified by the same factors as the response is, so that the ratio stays.
 # stock: transformers' own forward, whose softmax, rotary and RMSNorm run in float32;
 #   u is float32's there, whatever the dtype.
-BUDGETS = {"block": 16.0, "decoder": 16.0, "stock": 16.0}
+# low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
+#   everything else by then, and the √n of the sums, done in float64, is slack.
+BUDGETS = {"block": 16.0, "decoder": 16.0, "stock": 8.0, "low": 3.0}
 
 
 class Violation(AssertionError):

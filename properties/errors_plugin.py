@@ -48,7 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     worker = hasattr(config, "workerinput")
-    config.pluginmanager.register((Worker if worker else Controller)(config), "errors")
+    config.pluginmanager.register(
+        (Worker if worker else Controller)(config), "growproof-errors"
+    )
 
 
 class Worker:
@@ -204,7 +206,7 @@ class Controller:
         tight = [(r.headroom, r) for r in records if r.headroom is not None]
         for headroom, r in sorted(tight, key=lambda pair: pair[0])[:3]:
             terminalreporter.line(f"  headroom {headroom:.3g}: {r.key[0]} {r.name}")
-        if self.base:
+        if self.changes:
             state = "accepted" if self.reason else "compared"
             terminalreporter.line(f"{state}: {ledger.counts(self.changes)}")
         for note in self.notes:

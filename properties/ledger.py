@@ -244,11 +244,8 @@ class Record:
         self.merge(one)
 
     def merge(self, other: Record) -> None:
-        if (-other.ratio, other.example) < (
-            -self.ratio,
-            self.example,
-        ) or not self.count:
-            self.example = other.example
+        both = (self, other) if self.count else (other,)
+        self.example = min(both, key=lambda r: (-r.ratio, r.example)).example
         self.count += other.count
         self.nonfinite += other.nonfinite
         for name in ("ratio", "ulps", "relative"):
@@ -527,9 +524,7 @@ class Change:
     law: str
     name: str
     note: str
-    shift: float = 0.0
-    base: Record | Loss | None = None
-    current: Record | Loss | None = None
+    shift: float
 
     @property
     def failed(self) -> bool:
@@ -599,8 +594,8 @@ def _numbers(base: Record | None, now: Record | None) -> str:
     def one(r: Record | None) -> str:
         return f"{r.quantile(0.5):.3g}/{r.ratio:.3g}" if r else "-"
 
-    budget = next((r.budget for r in (now, base) if r and r.budget), None)
-    return f"median/max {one(base)} → {one(now)}, budget {budget or 'none'}"
+    budgets = [f"{r.budget:g}" for r in (now, base) if r and r.budget]
+    return f"median/max {one(base)} → {one(now)}, budget {budgets[0] if budgets else 'none'}"
 
 
 def _law(
@@ -624,10 +619,8 @@ def _law(
             state, note = ("rare", "not drawn this time") if rare else ("gone", "")
         changes.append(_change(state, note, old, found))
     changes += [_change("new", "", None, r) for r in new.values()]
-    if evidence(0, n, n, n) > EVIDENCE and {c.state for c in changes} <= {
-        "rare",
-        "new",
-    }:
+    unjudged = all(c.state in ("rare", "new") for c in changes)
+    if evidence(0, n, n, n) > EVIDENCE and unjudged:
         note = "the run drew too few cases to judge any key of this law"
         return [dataclasses.replace(c, state="gone", note=note) for c in changes]
     return changes
@@ -644,17 +637,15 @@ def _change(state: str, note: str, old: Record | None, new: Record | None) -> Ch
     text = f"{_numbers(old, new)}{'; ' if note else ''}{note}"
     if state == "worse":
         text += f"; e.g. {record.example}"
-    return Change(
-        state=state, law=record.key[0], name=record.name, note=text, shift=shift,
-        base=old, current=new,
-    )  # fmt: skip
+    law, name = record.key[0], record.name
+    return Change(state=state, law=law, name=name, note=text, shift=shift)
 
 
 def _losses(base: Ledger, current: Ledger, factor: float) -> Iterable[Change]:
     """Losses are fixed cases; their floor is two unit roundoffs of the dtype."""
     for key in sorted(base.losses.keys() | current.losses.keys()):
         old, new = base.losses.get(key), current.losses.get(key)
-        floor = 2 * torch.finfo(getattr(torch, key[2])).eps / 2
+        floor = torch.finfo(getattr(torch, key[2], torch.float32)).eps
         a, b = (abs(x.relative) if x else 0.0 for x in (old, new))
         if old is None or new is None:
             state = "new" if new else "gone"
@@ -663,10 +654,8 @@ def _losses(base: Ledger, current: Ledger, factor: float) -> Iterable[Change]:
         else:
             state = "worse"
         note = " → ".join(f"{x.relative:+.3%}" if x else "-" for x in (old, new))
-        yield Change(
-            state=state, law="losses", name=" ".join(key), note=note,
-            shift=b / max(a, floor), base=old, current=new,
-        )  # fmt: skip
+        shift, name = b / max(a, floor), " ".join(key)
+        yield Change(state=state, law="losses", name=name, note=note, shift=shift)
 
 
 def compare(
@@ -676,19 +665,16 @@ def compare(
 
     Raises LedgerError for ledgers of two growers, unless ``across``.
     """
-    growers = [x.environment["grower"] for x in (base, current)]
-    if growers[0] != growers[1] and not across:
+    old, new = base.environment, current.environment
+    if old["grower"] != new["grower"] and not across:
         raise LedgerError(
-            f"the baseline is of the grower {growers[0]} and this run of {growers[1]}: "
+            f"the baseline is of the grower {old['grower']}, this run of {new['grower']}: "
             "errors are compared for one and the same grower"
         )
-    if not factor >= 1:
-        raise LedgerError(f"the factor is {factor}; it must be at least 1")
+    if not 1 <= factor < math.inf:
+        raise LedgerError(f"the factor is {factor}; a number from 1 on is needed")
     laws = base.laws, current.laws
-    machine = all(
-        base.environment[n] == current.environment[n]
-        for n in ("cpu", "threads", "torch")
-    )
+    machine = all(old[name] == new[name] for name in ("cpu", "threads", "torch"))
     changes = [
         change
         for law in sorted(laws[0].keys() | laws[1].keys())

@@ -31,7 +31,10 @@ PROMISES = {
     "hygiene": "source, dtype, mode, tying, config, save and reload, cache",
     "trainable": "new parameters receive gradients (asked for by --with trainable)",
 }
-MARKERS = PROMISES | {"reference": "about growproof's own reference, not the grower"}
+MARKERS = PROMISES | {
+    "reference": "about growproof's own reference, not the grower under test",
+    "needs(promise)": "the law makes sense for growers with this promise as well",
+}
 FEATURES = (*CORE, "lossless", "zero_padding", "hygiene")
 MORE = (*EXTRAS, "trainable")
 
@@ -50,7 +53,7 @@ COMMON: dict[str, Any] = {
 }
 settings.register_profile(
     "quick",
-    max_examples=12,
+    max_examples=16,
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
@@ -218,8 +221,10 @@ class Gate:
             return "reference (not about this grower)"
         if item.get_closest_marker("trainable") and "trainable" not in DOMAIN.features:
             return "trainable (not claimed)"
+        needed = {p for mark in item.iter_markers("needs") for p in mark.args}
         for promise in ("lossless", "zero_padding", "hygiene"):
-            if promise in self.left_out and item.get_closest_marker(promise):
+            wanted = promise in needed or item.get_closest_marker(promise)
+            if promise in self.left_out and wanted:
                 return promise
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         for name in ("family", "axis"):

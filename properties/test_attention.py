@@ -8,10 +8,10 @@ from hypothesis import given
 from .checks import attention_block, block_is_padded, grow, inputs, pad, zeros
 from .strategies import Case, cases
 
-pytestmark = pytest.mark.zero_padding
+pytestmark = [pytest.mark.zero_padding]
 
 
-@given(case=cases())
+@given(case=cases() | cases(axis="head_dim"))
 def test_projections_are_padded(grower, case: Case) -> None:
     """W'(pad x) + b' = pad(Wx + b) for q, k and v. Proof: Linear.v."""
     grown = grow(case, grower)

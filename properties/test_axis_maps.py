@@ -8,7 +8,7 @@ from growproof.layout import Row, factors, head_dim_map, heads_map, layers_map
 from growproof.padding import place, take
 from growproof.shape import Growth, Rotary, Shape
 
-pytestmark = pytest.mark.reference
+pytestmark = [pytest.mark.reference]
 
 
 def shape(groups: int, repeats: int, head_dim: int, *, split: bool) -> Shape:

@@ -85,7 +85,7 @@ def test_new_layers_add_nothing(grower, case: Case) -> None:
     assert len(added) == grown.shape.layers - case.shape.layers
 
 
-def logits_are_equal(grown: Grown, law: str) -> None:
+def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
     """The clone's float64 logits of both models, whatever dtype they are stored in."""
     case = grown.case
     truth = {"logits": forward(case.shape, grown.old_state, case.ids)["logits"]}
@@ -102,7 +102,7 @@ def logits_are_equal(grown: Grown, law: str) -> None:
         tap="logits",
         case=case,
         response=response["logits"],
-        budget="decoder",
+        budget=budget,
         dtype=grown.dtype,
     )
 

@@ -22,7 +22,8 @@ from . import ledger
 from .ledger import KEY, Comparison, Ledger, LedgerError, Loss, measure
 
 NORM = "test_norm"
-ROOT = Path(__file__).parents[1]
+PACKAGE = __package__ or "properties"  # growproof.properties in the wheel
+ROOT = Path(__file__).parents[PACKAGE.count(".") + 1]
 
 
 def comparison(ratio: float, case: object, **changes: object) -> Comparison:
@@ -360,8 +361,8 @@ def test_losses_compare_by_their_distance_from_the_original() -> None:
 
 LAWS = """
 import json, os, pytest
-from properties.ledger import Comparison, record, set_environment
-from properties.test_ledger import comparison
+from PACKAGE.ledger import record, set_environment
+from PACKAGE.test_ledger import comparison
 LAWS = json.loads(os.environ["LAWS"])
 set_environment(grower="growproof:grow")
 
@@ -377,7 +378,7 @@ def test_case(law, case):
 """
 
 
-PYTEST = ("-q", "-p", "properties.errors_plugin", "-p", "no:benchmark",
+PYTEST = ("-q", "-p", f"{PACKAGE}.errors_plugin", "-p", "no:benchmark",
           "-p", "no:cacheprovider")  # fmt: skip
 
 
@@ -386,7 +387,7 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "test_laws.py").write_text(LAWS)
+        (folder / "test_laws.py").write_text(LAWS.replace("PACKAGE", PACKAGE))
         toml = (
             '[pytest]\nstrict = true\nfilterwarnings = ["error"]\naddopts = ["-ra"]\n'
         )

@@ -7,7 +7,7 @@ from hypothesis import given
 from .checks import block_is_padded, grow
 from .strategies import Case, cases
 
-pytestmark = pytest.mark.zero_padding
+pytestmark = [pytest.mark.zero_padding]
 
 
 @given(case=cases(axis="mlp"))

@@ -42,8 +42,8 @@ def pulled_back(grown: Grown, new: dict[str, torch.Tensor]) -> dict[str, torch.T
     return found
 
 
-@pytest.mark.zero_padding
 @pytest.mark.lossless
+@pytest.mark.needs("zero_padding")
 @fewer(2)
 @given(case=cases(min_tokens=2, max_tokens=8))
 def test_old_gradients_are_kept(grower, case: Case) -> None:
