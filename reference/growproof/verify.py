@@ -125,6 +125,15 @@ class Side:
     shape: Shape
     state: Lazy
 
+    @classmethod
+    def of(cls, directory: Path) -> "Side":
+        """Raises ValueError where there is none, or config and weights disagree."""
+        config = read_config(directory)
+        shape = shape_of(config)
+        state = read_weights(directory, tied=shape.tied)
+        check(state, shape)
+        return cls(directory, config, shape, state)
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that the embedding is stored in."""
@@ -153,10 +162,7 @@ def verify(
         scratch = Path(tempfile.gettempdir())
         a = stack.enter_context(opened(Path(source), scratch))
         b = stack.enter_context(opened(Path(destination), scratch))
-        config = read_config(a)
-        shape = shape_of(config)
-        old = Side(a, config, shape, read_weights(a, tied=shape.tied))
-        check(old.state, shape)
+        old = Side.of(a)
         ids, described = tokens_of(old, text, tokens, seed)
         compared = compare(old, b, ids, continuation, seed)
     return Verification(
@@ -173,12 +179,10 @@ def compare(
     old: Side, directory: Path, ids: Tensor, continuation: int, seed: int
 ) -> tuple[list[Check], str | None]:
     """Every check, and where the two part ways if they do."""
-    config = read_config(directory)
+    read_config(directory)
     weight_files(directory)
     try:
-        shape = shape_of(config)
-        new = Side(directory, config, shape, read_weights(directory, tied=shape.tied))
-        check(new.state, shape)
+        new = Side.of(directory)
     except ValueError as error:
         return [Check(name="weights and config", found=str(error), passed=False)], None
     checks = structure(old, new)
