@@ -21,6 +21,7 @@ import torch
 from . import ledger
 from .ledger import KEY, Comparison, Ledger, LedgerError, Loss, measure
 
+pytestmark = pytest.mark.reference
 NORM = "test_norm"
 PACKAGE = __package__ or "properties"  # growproof.properties in the wheel
 ROOT = Path(__file__).parents[PACKAGE.count(".") + 1]
@@ -378,8 +379,7 @@ def test_case(law, case):
 """
 
 
-PYTEST = ("-q", "-p", f"{PACKAGE}.errors_plugin", "-p", "no:benchmark",
-          "-p", "no:cacheprovider")  # fmt: skip
+PYTEST = f"-q -p {PACKAGE}.errors_plugin -p xdist -p no:cacheprovider".split()
 
 
 class Runs:
@@ -410,7 +410,8 @@ class Runs:
     def _python(self, *arguments: str, laws: Mapping[str, object]) -> tuple[int, str]:
         command = [sys.executable, *arguments]
         env = {**os.environ, "LAWS": json.dumps(laws), "PYTHONPATH": str(ROOT)}
-        env.pop("PYTEST_XDIST_WORKER", None)
+        env = {k: v for k, v in env.items() if not k.startswith("PYTEST")}
+        env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half the time to start
         done = subprocess.run(
             command,
             cwd=self.folder,
