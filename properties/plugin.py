@@ -23,7 +23,7 @@ from . import checks, explain, ledger, score, xfails
 from .growers import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 from .strategies import AXES, CORE, DOMAIN, EXTRAS, FAMILIES, LATEST, OPTIONS, smallest
 
-pytest_plugins = ("properties.errors_plugin",)
+pytest_plugins = (f"{__package__}.errors_plugin",)
 
 PROMISES = {
     "lossless": "the same logits, however it was done",
@@ -218,7 +218,9 @@ class Gate:
     def left_out_by(self, item: pytest.Item) -> str | None:
         """The feature for want of which an item is not run."""
         if item.get_closest_marker("reference") and not self.is_reference:
-            return "reference (not about this grower)"
+            return "tests of growproof itself"
+        if not self.is_reference and not uses_grower(item):
+            return "tests of growproof itself"
         if item.get_closest_marker("trainable") and "trainable" not in DOMAIN.features:
             return "trainable (not claimed)"
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}

@@ -72,7 +72,7 @@ def page(reporter: Any) -> None:
     reporter.line(
         line.format("promise", "family", "axis", *COLUMNS, "tier", "max error")
     )
-    errors = reporter.config.pluginmanager.get_plugin("errors").ledger
+    errors = reporter.config.pluginmanager.get_plugin("growproof-errors").ledger
     worst = {law: max(r.ratio for r in rs) for law, rs in errors.laws.items()}
     for key in sorted(rows):
         error = max((worst.get(law, 0.0) for law in laws[key]), default=0.0)

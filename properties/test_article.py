@@ -74,10 +74,14 @@ def test_attention_output_is_the_articles(toy: Growth) -> None:
 
 def test_naive_output_projection_cuts_values_off(toy: Growth) -> None:
     """o_proj padded at its end loses 10421 and 11034, as the article shows."""
-    context = torch.tensor([2915, 3180, 0, 4745, 5110, 0, 7215, 7696, 0, 10421, 11034, 0])
+    context = torch.tensor(
+        [2915, 3180, 0, 4745, 5110, 0, 7215, 7696, 0, 10421, 11034, 0]
+    )
     naive = torch.zeros(12, 12, dtype=torch.long)
     naive[:8, :8] = torch.eye(8, dtype=torch.long)
-    assert (naive @ context).tolist() == [2915, 3180, 0, 4745, 5110, 0, 7215, 7696] + [0] * 4
+    assert (naive @ context).tolist() == [2915, 3180, 0, 4745, 5110, 0, 7215, 7696] + [
+        0
+    ] * 4
 
 
 def stablelm_2() -> StableLmConfig:
@@ -107,8 +111,14 @@ def test_a_real_size_grows_on_the_meta_device() -> None:
     config = stablelm_2()
     for target, head_dim in (
         ({"hidden_size": 2560}, 80),
-        ({"hidden_size": 2560, "num_attention_heads": 40, "num_key_value_heads": 40}, 64),
-        ({"hidden_size": 2556, "num_attention_heads": 36, "num_key_value_heads": 36}, 71),
+        (
+            {"hidden_size": 2560, "num_attention_heads": 40, "num_key_value_heads": 40},
+            64,
+        ),
+        (
+            {"hidden_size": 2556, "num_attention_heads": 36, "num_key_value_heads": 36},
+            71,
+        ),
     ):
         growth = plan_model(config, target)
         assert growth.new.head_dim == head_dim
@@ -152,7 +162,9 @@ def ladder(seed: int) -> dict[str, float]:
     growth = plan_model(case.hf_config, case.target, norm="scaled")
     table = parameters(growth.old, growth)
     plain = {name: dataclasses.replace(row, scale=1.0) for name, row in table.items()}
-    norms = {name: table[name] if "norm" in name else row for name, row in plain.items()}
+    norms = {
+        name: table[name] if "norm" in name else row for name, row in plain.items()
+    }
 
     def error(state, shape) -> float:
         logits = forward(shape, state, case.ids)["logits"]
