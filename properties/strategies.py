@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from growproof.models import CLASSES, build, shape_of
+from growproof.models import CLASSES, build, shape_of, state_of
 from growproof.shape import Shape
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -132,6 +132,13 @@ def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) ->
     model = build(config, state)
     fill(model, seed, regime, eps)
     return model.eval()
+
+
+def weights(case: Case, seed: int) -> dict[str, Tensor]:
+    """The parameters that `fill` draws for a case from another seed, float64."""
+    return state_of(
+        make(case.hf_config, seed, case.regime, case.shape.eps, torch.float64)
+    )
 
 
 def grown_sizes(
