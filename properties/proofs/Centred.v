@@ -183,8 +183,8 @@ Theorem rmsnorm_grows P eps (w w' : nat -> R) :
   norm_grown (A := ring_arith R) P ed m m' (rms D eps w) (rms D' (eps * r) w').
 Proof. by move=> ww x x' _; apply: rmsnorm_scaled. Qed.
 
-(** MAIN 8 layernorm_grows: So is LayerNorm, scaled as in 7, on streams of mean
-    zero. *)
+(** MAIN 8 layernorm_grows: LayerNorm, scaled as in 7, is a norm that the
+    decoder theorems ask for, on streams of mean zero. *)
 Theorem layernorm_grows eps (w w' b b' : nat -> R) :
   (forall i, (i < D)%N -> w' (ed i) = w i * Num.sqrt r) -> rpadded D D' ed b b' ->
   norm_grown (A := ring_arith R) mean0 ed m m' (ln D eps w b) (ln D' (eps * r) w' b').
