@@ -1,3 +1,3 @@
-"""Names the plugin; everything else is there."""
+"""Names the plugins; everything else is there."""
 
-pytest_plugins = ("properties.plugin",)
+pytest_plugins = ("properties.plugin", "integration.plugin")

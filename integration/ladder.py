@@ -1,0 +1,509 @@
+"""The article's ladder: what each step of growing a StableLm does to its loss.
+
+    python -m integration.ladder                      # the shipped model, as a table
+    python -m integration.ladder --write              # ... and results/ladder-cpu.json, .svg
+    python -m integration.ladder --stablelm stabilityai/stablelm-2-1_6b
+
+Every step is the right table (growproof.layout) with some of its lines undone, so that
+a step is named by what it leaves out. The losses are those of the Python licence text.
+
+The article's figures are bfloat16 losses, rounded to bfloat16 themselves: its 0.7734375
+and 0.77734375, "0.5 % higher", are neighbours, one unit in the last place apart. Here a
+loss is summed in float64 from the model's logits, so that smaller changes are seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from growproof.layout import Row, parameters
+from growproof.models import config_of, model_of, plan_model, state_of
+from growproof.padding import grow_state
+from growproof.shape import NormPolicy
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from properties import ledger
+
+from . import kernels
+from .kernels import DTYPES, KERNELS, Kernel
+from .picture import picture
+
+HERE = Path(__file__).parent
+SHIPPED = HERE / "stablelm"
+LICENCE = HERE / "licence.txt"
+RESULTS = HERE / "results" / "ladder-cpu.json"
+PICTURE = RESULTS.with_suffix(".svg")
+VARIABLE = "GROWPROOF_STABLELM"
+# Of the shipped model's 3,944 tokens of licence: over 512, so that FlashAttention on CPU
+# rescales (its key blocks are that long), and few enough for 200 forward passes a minute.
+SHIPPED_TOKENS = 640
+ARTICLE_ORIGINAL = 0.7734375  # its loss before growing, bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One row of the ladder: a growth, what is left out of it, what the article says.
+
+    solution: which of the article's three ways of finding room (its section titles).
+    omits: lines of the table and of the config that are undone, of OMISSIONS.
+    policy: masked or centred norms, or scaled ones. loss: the article's, in bfloat16.
+    relative32: its relative change in float32.
+    """
+
+    name: str
+    solution: int
+    policy: NormPolicy = "scaled"
+    omits: frozenset[str] = frozenset()
+    loss: float | None = None
+    relative32: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """broken, recipe (the article's, eps left out), scaled, or exact."""
+        if self.omits - {"eps"}:
+            return "broken"
+        if self.policy != "scaled":
+            return "recipe" if self.omits else "exact"
+        return "recipe" if self.omits else "scaled"
+
+    def published(self, dtype: str) -> float | None:
+        """The article's relative change of the loss, where it states one."""
+        if dtype == "bfloat16" and self.loss is not None:
+            return self.loss / ARTICLE_ORIGINAL - 1
+        return self.relative32 if dtype == "float32" else None
+
+
+def step(name: str, solution: int, *omits: str, **more: Any) -> Step:
+    """A Step, with what it leaves out as arguments."""
+    return Step(name=name, solution=solution, omits=frozenset(omits), **more)
+
+
+# From a naive copy to an exact growth, in the article's order; each step puts one thing
+# right that the step before leaves out.
+STEPS = (
+    step("naive padding", 2, "heads", "rotary", "norm", "query", "eps", loss=8.8125),
+    step("+ heads in 3D", 2, "rotary", "norm", "query", "eps"),
+    step("+ rotary", 2, "norm", "query", "eps", loss=0.91015625),
+    step("+ norm weights", 2, "query", "eps", loss=0.8125),
+    step("+ q scale: the recipe", 2, "eps", loss=0.77734375, relative32=0.004),
+    step("+ eps: scaled", 2),
+    step("masked", 2, policy="masked", relative32=0.0),
+    step("centred", 2, policy="centred"),
+    step("more heads, padded", 1, "norm", "eps", loss=0.96875),
+    step("+ norm weights: the recipe", 1, "eps", loss=0.77734375),
+    step("+ eps: scaled", 1),
+    step("masked", 1, policy="masked"),
+    step("centred", 1, policy="centred"),
+    step("both: the recipe", 3, "eps", loss=0.77734375),
+    step("+ eps: scaled", 3),
+    step("masked", 3, policy="masked"),
+    step("centred", 3, policy="centred"),
+)
+# Each omission alone, against the exact growth: what would the last step cost?
+ALONE = (
+    step("centred, but no 3D heads", 2, "heads", policy="centred"),
+    step("centred, but rotary", 2, "rotary", policy="centred"),
+    step("centred, but norm weights", 2, "norm", policy="centred"),
+    step("centred, but q scale", 2, "query", policy="centred"),
+    step("centred, but eps", 2, "eps", policy="centred"),
+)
+OMISSIONS = {
+    "heads": "q, k, v and o padded as flat matrices, which scrambles the heads",
+    "rotary": "partial_rotary_factor kept, so that more lanes are turned",
+    "norm": "norm weights kept: √(D'/D) too loud",
+    "query": "q_proj kept: scores √(K/K') too small",
+    "eps": "eps kept, where the mean square shrinks by D/D'",
+}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|relative change of the loss| ≤ most, and why that much."""
+
+    most: float
+    why: str
+
+
+# (kind, dtype) → the one place with every tolerance of the ladder.
+TOLERANCES = {
+    ("recipe", "bfloat16"): Tolerance(
+        1e-2, "the article: in general expect a loss increase in the order of 1 %"
+    ),
+    ("recipe", "float32"): Tolerance(
+        5e-3, "the article measured 0.4 % in float32: LayerNorm's mean, not rounding"
+    ),
+    ("recipe", "float64"): Tolerance(5e-3, "as in float32: it is not rounding"),
+    ("scaled", "bfloat16"): Tolerance(1e-2, "the recipe's: eps is the smaller part"),
+    ("scaled", "float32"): Tolerance(5e-3, "the recipe's: the mean is still lost"),
+    ("scaled", "float64"): Tolerance(5e-3, "the recipe's: the mean is still lost"),
+    ("exact", "bfloat16"): Tolerance(
+        1e-2, "u = 2⁻⁹ (0.2 %) in each logit, mostly averaged out over the text"
+    ),
+    ("exact", "float32"): Tolerance(1e-6, "16 u: the mean of a thousand rounded terms"),
+    ("exact", "float64"): Tolerance(
+        1e-12, "rounding: u = 1.1e-16 times the length of the sums"
+    ),
+    # transformers' eager attention takes its softmax in float32 whatever the dtype:
+    # u = 6e-8 there, in each of the probabilities, averaged over the text.
+    ("exact", "float64", "eager"): Tolerance(1e-7, "softmax in float32: its u is 6e-8"),
+}
+# FlashAttention's own convention for low precision: no further from the float64 truth
+# than twice what the plain implementation is. Here: what the original is, in the same
+# dtype and kernel. The floor, in units of u, is for an original that happens to be exact.
+TWICE, FLOOR = 2.0, 4.0
+# The ladder is ordered. NEARER: each step of the recipe leaves at most 1 / 1.1 of the
+# distance before it; the smallest gap seen is 1.13, where the mean that LayerNorm loses
+# hides the last omissions. WORSE: padding alone against the whole recipe, in the loss.
+NEARER, WORSE = 1.1, 2.0
+# One omission alone, against the exact growth, whose distance is rounding. eps is the
+# least of them, 100 and more times float32's rounding, and below bfloat16's.
+FAR = {"bfloat16": 4.0, "float32": 100.0, "float64": 100.0}
+
+
+def tolerance(row: Step, dtype: str, kernel: str) -> Tolerance | None:
+    """The tolerance of a cell; None for a step that is meant to be wrong."""
+    special = TOLERANCES.get((row.kind, dtype, kernel))
+    return special or TOLERANCES.get((row.kind, dtype))
+
+
+# --- the model ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is grown: float32, on the CPU, with its text as one sequence."""
+
+    name: str
+    model: Any
+    tokens: Tensor  # (1, T)
+    published: bool  # whether it is the article's own model
+
+
+def chosen(option: str | None = None) -> str | None:
+    """The path or hub id of another model than the shipped one, if one was named."""
+    return option or os.environ.get(VARIABLE) or None
+
+
+def load(path: str | None = None, tokens: int | None = None) -> Subject:
+    """The shipped model, or the StableLm at `path` (a directory or a hub id).
+
+    Raises FileNotFoundError where the shipped one is not there, ValueError for a model
+    that is not a StableLm.
+    """
+    where = path or str(SHIPPED)
+    if path is None and not (SHIPPED / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{SHIPPED} holds no model: git checked it out incompletely, or it is still "
+            "to be trained, by `python integration/train.py stablelm --out "
+            "integration/stablelm`"
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
+    config = model.config
+    if config.model_type != "stablelm":
+        raise ValueError(
+            f"the ladder grows a StableLm, {where} is a {config.model_type}"
+        )
+    text = LICENCE.read_text(encoding="utf-8")
+    ids = AutoTokenizer.from_pretrained(where)(text)["input_ids"]
+    limit = tokens or (SHIPPED_TOKENS if path is None else len(ids))
+    sizes = (config.hidden_size, config.num_attention_heads, config.num_hidden_layers)
+    name = Path(where).name if Path(where).exists() else where
+    return Subject(
+        name=name,
+        model=model.eval().requires_grad_(False),
+        tokens=torch.tensor([ids[:limit]]),
+        published=sizes == (2048, 32, 24),
+    )
+
+
+def targets(config: Any) -> dict[int, dict[str, int]]:
+    """Solution → config names and sizes: the article's, for a model of any size.
+
+    2048 = 32·64 becomes 40·64, 32·80 or 36·71; 128 = 4·32 becomes 5·32, 4·40 or 5·35.
+    """
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    head_dim = hidden // heads
+    groups = config.num_key_value_heads
+    if groups != heads:
+        raise ValueError(
+            "the ladder's naive row needs num_key_value_heads = num_attention_heads, got "
+            f"{groups} and {heads}: the article has no grouped heads either"
+        )
+    sizes = {
+        1: (math.ceil(heads * 40 / 32), head_dim),
+        2: (heads, math.ceil(head_dim * 80 / 64)),
+        3: (math.ceil(heads * 36 / 32), head_dim * 71 // 64),
+    }
+    return {
+        solution: {
+            "hidden_size": h * k,
+            "num_attention_heads": h,
+            "num_key_value_heads": h,
+        }
+        for solution, (h, k) in sizes.items()
+    }
+
+
+def grown(model: Any, row: Step) -> Any:
+    """`model` grown by the right table with the lines of `row.omits` undone."""
+    target = targets(model.config)[row.solution]
+    growth = plan_model(model.config, target, norm=row.policy)
+    config = config_of(model.config, growth)
+    if "eps" in row.omits:
+        config.layer_norm_eps = growth.old.eps
+    if "rotary" in row.omits:
+        factor = model.config.rope_parameters["partial_rotary_factor"]
+        config.rope_parameters["partial_rotary_factor"] = factor
+    table = undone(parameters(growth.old, growth), row.omits)
+    return model_of(config, grow_state(state_of(model), growth, table), model)
+
+
+def undone(table: dict[str, Row], omits: Iterable[str]) -> dict[str, Row]:
+    """The table without the lines that `omits` names."""
+    edited = dict(table)
+    for name, old in table.items():
+        row = old
+        if "heads" in omits:  # an axis of another name is padded at its end
+            flat = {"query": "residual", "key": "residual"}
+            row = dataclasses.replace(row, axes=tuple(flat.get(a, a) for a in row.axes))
+        if "norm" in omits and row.role == "norm":
+            row = dataclasses.replace(row, scale=1.0)
+        if "query" in omits and ".q_proj." in name:
+            row = dataclasses.replace(row, scale=1.0)
+        edited[name] = row
+    return edited
+
+
+# --- measuring ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One forward pass: its loss, and how far its logits are from the float64 truth.
+
+    distance: ‖logits − truth‖ / ‖truth‖ (Frobenius), the truth being the original with
+    the same, already rounded, weights, in float64.
+    """
+
+    loss: float
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """All steps of the ladder in one dtype on one kernel that really ran."""
+
+    model: str
+    family: str
+    kernel: Kernel
+    dtype: str
+    original: Measured
+    cells: dict[Step, Measured]
+
+    def relative(self, row: Step) -> float:
+        """grown loss / original loss − 1."""
+        return self.cells[row].loss / self.original.loss - 1
+
+
+def forward(model: Any, tokens: Tensor, kernel: Kernel) -> Tensor:
+    """Logits (T, V) of a model on a kernel, proved to have run."""
+    with torch.no_grad(), kernels.attending(model, kernel):
+        return model(tokens, use_cache=False).logits[0]
+
+
+def measured(logits: Tensor, tokens: Tensor, truth: Tensor) -> Measured:
+    """The loss, mean next-token nats, and the distance; both summed in float64."""
+    loss = error = scale = 0.0
+    for first in range(0, len(logits), 512):  # float64 logits of all tokens are large
+        here = slice(first, first + 512)
+        x, exact = logits[here].double(), truth[here]
+        error += float((x - exact).square().sum())
+        scale += float(exact.square().sum())
+        labels = tokens[0, 1:][here].to(x.device)
+        x = x[: len(labels)]
+        loss += float(torch.nn.functional.cross_entropy(x, labels, reduction="sum"))
+    return Measured(
+        loss=loss / (tokens.shape[1] - 1), distance=math.sqrt(error / scale)
+    )
+
+
+def column(
+    subject: Subject, kernel: Kernel, dtype: str, rows: Sequence[Step] = STEPS + ALONE
+) -> Column:
+    """Grow and run the subject for every step. Raises WrongKernel (see `kernels`)."""
+    tokens = subject.tokens.to(kernel.device)
+    truth = truth_of(subject, dtype, kernel.device)
+    model = cast(subject.model, dtype, kernel.device)
+    cells = {}
+    for row in rows:
+        larger = grown(model, row)
+        cells[row] = measured(forward(larger, tokens, kernel), tokens, truth)
+        del larger
+    return Column(
+        model=subject.name,
+        family=subject.model.config.model_type,
+        kernel=kernel,
+        dtype=dtype,
+        original=measured(forward(model, tokens, kernel), tokens, truth),
+        cells=cells,
+    )
+
+
+@functools.lru_cache(maxsize=3)
+def truth_of(subject: Subject, dtype: str, device: str) -> Tensor:
+    """The original's logits in float64, its weights rounded to `dtype` first."""
+    exact = cast(cast(subject.model, dtype, device), "float64", device)
+    (kernel,) = (k for k in KERNELS if (k.name, k.device) == ("sdpa_math", device))
+    return forward(exact, subject.tokens.to(device), kernel)
+
+
+def cast(model: Any, dtype: str, device: str) -> Any:
+    """A copy of the model in a dtype on a device (the rotary buffer stays float32)."""
+    to = DTYPES[dtype]
+    state = {
+        n: p.detach().to(device, to, copy=True) for n, p in model.named_parameters()
+    }
+    copy = model_of(model.config, state, model)
+    copy.model.rotary_emb.to(device)
+    return copy
+
+
+def record(found: Column) -> None:
+    """Put a column's losses and distances into the current error ledger."""
+    device = kernels.device_name(found.kernel.device)
+    where = {"dtype": found.dtype, "kernel": found.kernel.name, "device": device}
+    unit = torch.finfo(DTYPES[found.dtype]).eps / 2
+    least = max(found.original.distance, FLOOR * unit)
+    for row, cell in found.cells.items():
+        bound = tolerance(row, found.dtype, found.kernel.name)
+        ledger.record_loss(
+            ledger.Loss(
+                name=label(row), model=found.model, original=found.original.loss,
+                grown=cell.loss, relative=found.relative(row),
+                tolerance=bound and bound.most, published=row.published(found.dtype),
+                **where,
+            )
+        )  # fmt: skip
+        if row.kind == "exact":
+            ledger.record(
+                ledger.Comparison(
+                    law=f"ladder_nears_the_truth[{label(row)}]", tap="logits",
+                    family=found.family, size="small", ratio=cell.distance / least,
+                    ulps=cell.distance / unit / 2, relative=cell.distance, budget=TWICE,
+                    example="python -m integration.ladder", **where,
+                )
+            )  # fmt: skip
+
+
+def label(row: Step) -> str:
+    """The step's name in the ledger: unique, with its solution."""
+    return f"{row.solution}: {row.name}"
+
+
+# --- showing ------------------------------------------------------------------------
+
+
+def percent(x: float | None) -> str:
+    """+0.50 %, or +1.2e-09 where two decimals would be zero."""
+    if x is None:
+        return "–"
+    return f"{x:+.2%}" if abs(x) >= 5e-5 else f"{x:+.0e}"
+
+
+def rows_of(book: ledger.Ledger) -> tuple[list[str], list[list[str]]]:
+    """The ladder as header and rows: a step each, a column for each dtype and kernel."""
+    losses = list(book.losses.values())
+    columns = list(dict.fromkeys((x.dtype, x.kernel) for x in losses))
+    names = list(dict.fromkeys(x.name for x in losses))
+    cell = {(x.name, x.dtype, x.kernel): x for x in losses}
+    header = [
+        "step",
+        "article bf16",
+        *(f"{kernel} {dtype}" for dtype, kernel in columns),
+    ]
+    first = losses[0].model
+    rows = [[f"loss of {first}", f"{ARTICLE_ORIGINAL}"]]
+    rows[0] += [f"{cell[names[0], d, k].original:.6f}" for d, k in columns]
+    for name in names:
+        published = [
+            x.published for x in losses if x.name == name and x.dtype == "bfloat16"
+        ]
+        found = [percent(cell[name, *c].relative) for c in columns]
+        rows.append([name, percent(published[0] if published else None), *found])
+    return header, rows
+
+
+def table(book: ledger.Ledger) -> Table:
+    """For the terminal."""
+    header, rows = rows_of(book)
+    out = Table(title="Change of the loss by growing")
+    for i, name in enumerate(header):
+        out.add_column(
+            name.replace(" ", "\n") if i else name, justify="right" if i else "left"
+        )
+    for row in rows:
+        out.add_row(*row)
+    return out
+
+
+def markdown(book: ledger.Ledger) -> str:
+    """For the README."""
+    header, rows = rows_of(book)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m integration.ladder", description=str(__doc__).partition("\n")[0]
+    )
+    parser.add_argument("--stablelm", metavar="PATH_OR_ID", help=f"also ${VARIABLE}")
+    parser.add_argument(
+        "--tokens", type=int, help="of the licence text; default: see above"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
+    parser.add_argument(
+        "--write", nargs="?", type=Path, const=RESULTS, metavar="FILE",
+        help=f"the results, and a picture beside them (default: {RESULTS.name})",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    subject = load(chosen(options.stablelm), options.tokens)
+    book = compute(subject)
+    print(markdown(book), end="") if options.markdown else Console().print(table(book))
+    if options.write:
+        options.write.parent.mkdir(parents=True, exist_ok=True)
+        ledger.write(options.write, ledger.dumps(book))
+        options.write.with_suffix(".svg").write_text(picture(book), encoding="utf-8")
+
+
+def compute(subject: Subject) -> ledger.Ledger:
+    """Every column that can be measured here, as a ledger."""
+    ledger.set_environment(grower="growproof:grow")
+    book = ledger.start()
+    try:
+        for dtype in DTYPES:
+            for kernel in kernels.available():
+                if dtype in kernel.dtypes:
+                    record(column(subject, kernel, dtype))
+    finally:
+        ledger.stop()
+    book.environment, book.created = ledger.environment(), ledger.now()
+    book.run = {"tests": 0, "failed": 0}
+    return book
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The article's ladder holds: every step within its tolerance, and each one a step up.
+
+On the shipped model, or the one of --stablelm; on every kernel and dtype that this
+machine has. A run on a machine without a GPU says so in its skips.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from properties import ledger
+
+from . import kernels, ladder
+from .kernels import KERNELS, Kernel
+from .ladder import ALONE, STEPS, Column, Step, Subject
+
+COLUMNS = [
+    pytest.param(kernel, dtype, id=f"{kernel.id}-{dtype}")
+    for kernel in KERNELS
+    for dtype in kernel.dtypes
+]
+every_column = pytest.mark.parametrize(("kernel", "dtype"), COLUMNS)
+
+
+@functools.cache
+def subject_at(path: str | None) -> Subject:
+    return ladder.load(path)
+
+
+@functools.cache
+def column_of(subject: Subject, kernel: Kernel, dtype: str) -> Column:
+    """A column is measured once, and put into the error ledger."""
+    found = ladder.column(subject, kernel, dtype)
+    ladder.record(found)
+    return found
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return subject_at(ladder.chosen(request.config.option.stablelm))
+
+
+@pytest.fixture
+def column(subject: Subject, kernel: Kernel, dtype: str) -> Column:
+    if reason := kernel.missing():
+        pytest.skip(reason)
+    return column_of(subject, kernel, dtype)
+
+
+@every_column
+def test_every_step_is_within_its_tolerance(column: Column, kernel: Kernel, dtype: str):
+    """|Δ loss| ≤ TOLERANCES, for the recipe, scaled, masked and centred."""
+    checked = 0
+    for row in STEPS:
+        bound = ladder.tolerance(row, dtype, kernel.name)
+        if bound is None:
+            continue
+        delta = column.relative(row)
+        assert abs(delta) <= bound.most, (
+            f"{ladder.label(row)}: {delta:+.3g} ({bound.why})"
+        )
+        checked += 1
+    assert checked >= 12
+
+
+@every_column
+def test_an_exact_growth_is_as_near_the_truth_as_the_original(
+    column: Column, kernel: Kernel, dtype: str
+):
+    """‖grown − truth‖ ≤ 2 ‖original − truth‖, both in this dtype on this kernel."""
+    unit = torch.finfo(kernels.DTYPES[dtype]).eps / 2
+    if kernel.name == "eager" and dtype == "float64":
+        unit = torch.finfo(torch.float32).eps / 2  # the dtype of its softmax
+    most = ladder.TWICE * max(column.original.distance, ladder.FLOOR * unit)
+    exact = [row for row in STEPS if row.kind == "exact"]
+    for row in exact:
+        distance = column.cells[row].distance
+        assert distance <= most, f"{ladder.label(row)}: {distance:.3g} > {most:.3g}"
+    assert len(exact) == 6
+
+
+@every_column
+def test_the_ladder_is_ordered(column: Column):
+    """Every step brings the logits nearer to the truth, by at least the factor NEARER.
+
+    Of the logits, not the loss: a model that is thrown about can be luckier by chance.
+    """
+    for solution in (1, 2, 3):
+        rows = [r for r in STEPS if r.solution == solution and r.kind != "exact"]
+        rows = [r for r in rows if r.kind != "scaled"] + [exact_step(solution)]
+        for before, after in itertools.pairwise(rows):
+            far, near = (column.cells[r].distance for r in (before, after))
+            assert far >= ladder.NEARER * near, (
+                f"{before.name}: {far:.3g}, then {near:.3g}"
+            )
+        assert len(rows) >= 2
+
+
+@every_column
+def test_padding_alone_costs_more_than_the_recipe(column: Column):
+    """|Δ loss| of what is only padded is at least WORSE times that of the whole recipe."""
+    for solution, recipe in ((1, STEPS[9]), (2, STEPS[4])):
+        padded = next(r for r in STEPS if r.solution == solution)
+        assert recipe.kind == "recipe"
+        assert abs(column.relative(padded)) >= ladder.WORSE * abs(
+            column.relative(recipe)
+        )
+
+
+@every_column
+def test_each_omission_alone_is_worse(column: Column, dtype: str):
+    """Every line that is left out of an exact growth costs FAR more than rounding does."""
+    exact = column.cells[exact_step(2)].distance
+    rows = [r for r in ALONE if dtype != "bfloat16" or r.omits != {"eps"}]
+    for row in rows:
+        assert column.cells[row].distance >= ladder.FAR[dtype] * exact, row.name
+    assert len(rows) >= 4
+
+
+def exact_step(solution: int) -> Step:
+    return next(r for r in STEPS if r.solution == solution and r.policy == "centred")
+
+
+# --- the committed results ------------------------------------------------------------
+
+# How far a recomputed loss may be from the committed one, relative to the original: the
+# order of the sums is another on another processor. bfloat16: u, 2⁻⁹. float32: 8 u.
+# float64: eager's softmax is in float32; elsewhere rounding.
+NOISE = {"bfloat16": 4e-3, "float32": 1e-6, "float64": 1e-7}
+
+
+def test_the_committed_results_are_what_is_measured(subject: Subject):
+    """results/ladder-cpu.json has every cell of the ladder, and each is found again."""
+    if subject.name != "stablelm":
+        pytest.skip("the committed results are those of the shipped model")
+    if torch.cuda.is_available():
+        pytest.skip("the committed results are those of a machine without a GPU")
+    base = ledger.load(ladder.RESULTS)
+    found = {}
+    for kernel in kernels.available():
+        for dtype in kernel.dtypes:
+            column = column_of(subject, kernel, dtype)
+            for row, cell in column.cells.items():
+                key = (ladder.label(row), subject.name, dtype, kernel.name, "cpu")
+                found[key] = (column.original.loss, cell.loss)
+    assert found.keys() == base.losses.keys()
+    for key, (original, grown) in found.items():
+        old = base.losses[key]
+        noise = NOISE[key[2]] * max(original, grown)
+        assert abs(original - old.original) <= noise, key
+        assert abs(grown - old.grown) <= noise, key
+
+
+def test_the_picture_is_that_of_the_committed_results():
+    """results/ladder-cpu.svg is what `python -m integration.ladder --write` draws."""
+    drawn = ladder.picture(ledger.load(ladder.RESULTS))
+    assert ladder.PICTURE.read_text(encoding="utf-8") == drawn
+
+
+# --- the ladder itself ------------------------------------------------------------------
+
+
+def test_the_article_s_sizes():
+    """2048 → 40 heads, head_dim 80, 36 heads of 71."""
+    from transformers import StableLmConfig
+
+    config = StableLmConfig(
+        hidden_size=2048, num_attention_heads=32, num_key_value_heads=32
+    )
+    sizes = ladder.targets(config)
+    got = [(s["num_attention_heads"], s["hidden_size"]) for s in sizes.values()]
+    assert got == [(40, 2560), (32, 2560), (36, 2556)]
+
+
+def test_every_omission_is_one_that_is_known():
+    named = {name for row in STEPS + ALONE for name in row.omits}
+    assert named == set(ladder.OMISSIONS)
+
+
+def test_a_missing_model_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ladder, "SHIPPED", tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=re.escape("integration/train.py stablelm")
+    ):
+        ladder.load()
