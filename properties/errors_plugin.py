@@ -143,7 +143,8 @@ class Controller:
         try:
             result = yield
         except BaseException:
-            self.notes.append("the run stopped early: not compared, not stored")
+            if self.save or self.compare:
+                self.notes.append("the run stopped early: not compared, not stored")
             raise
         if (self.save or self.compare) and not session.config.option.collectonly:
             self._finish(session)

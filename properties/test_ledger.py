@@ -388,9 +388,8 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "test_laws.py").write_text(LAWS.replace("PACKAGE", PACKAGE))
-        toml = (
-            '[pytest]\nstrict = true\nfilterwarnings = ["error"]\naddopts = ["-ra"]\n'
-        )
+        strict = 'strict = true\nfilterwarnings = ["error"]\naddopts = ["-ra"]\n'
+        toml = f'[pytest]\n{strict}markers = ["reference"]\n'
         (folder / "pytest.toml").write_text(toml)
 
     def __call__(self, laws: Mapping[str, object], *options: str) -> tuple[int, str]:
