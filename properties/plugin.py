@@ -230,9 +230,12 @@ class Gate:
                 return promise
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         for name in ("family", "axis"):
-            value = params.get(name)
+            value = str(params.get(name, ""))
             if value in (*FAMILIES, *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
+            missing = [f for f in CORE if f not in DOMAIN.features | set(FAMILIES)]
+            if value.startswith("all") and missing:
+                return f"all together, without {', '.join(missing)}"
         return None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

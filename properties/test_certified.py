@@ -1,0 +1,20 @@
+"""The certifier's verdict on the grower under test, for all weights of a shape."""
+
+import pytest
+
+from .certificates import cases, certify, config_of
+
+pytestmark = [pytest.mark.lossless]
+CASES = {f"{case.family}-{case.name}": case for case in cases()}
+
+
+@pytest.mark.parametrize(
+    ("family", "axis"), [(case.family, case.name) for case in CASES.values()]
+)
+def test_is_certified(grower, family: str, axis: str) -> None:
+    """f' = f for all weights of this shape, decided exactly from the recovered map."""
+    case = CASES[f"{family}-{axis}"]
+    found = certify(grower, config_of(case.family, case.fields), case.target)
+    if found.verdict == "undecided":
+        pytest.skip(f"not decided, so only sampled: {found.reason}")
+    assert found.verdict == "certified", found.reason
