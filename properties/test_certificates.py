@@ -357,6 +357,11 @@ def old_rope(config: Any, growth: Growth) -> None:
     config.rope_parameters["rope_theta"] = growth.old.rotary.theta
 
 
+def rounded_rope(config: Any, growth: Growth) -> None:
+    theta = torch.tensor(growth.new.rotary.theta, dtype=torch.float32)
+    config.rope_parameters["rope_theta"] = theta.item()
+
+
 def truncated_rope(config: Any, growth: Growth) -> None:
     """int(K' · factor) lanes: all but one, and the last pair with it."""
     config.rope_parameters["partial_rotary_factor"] = (
@@ -433,6 +438,10 @@ def hooked(model: Any) -> None:
     model.lm_head.register_forward_hook(lambda _, __, y: y / 2)
 
 
+def doubled(model: Any) -> None:
+    model.lm_head.register_forward_hook(lambda _, __, y: y * 2)
+
+
 def stale_index(model: Any) -> None:
     model.model.layers[2].self_attn.layer_idx = 0
 
@@ -478,6 +487,8 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
     "gate and up swapped": (swapped("gate_proj", "up_proj"), "llama", "gate_proj.weight"),
     "k and v swapped": (swapped("k_proj", "v_proj"), "stablelm", "k_proj.weight[0, 0]"),
     "theta kept": (edited(config=old_rope), "llama", "frequency"),
+    "theta rounded to float32": (edited(config=rounded_rope), "llama", "frequency"),
+    "right in memory only": (edited(table=rows("lm_head", scale=0.5), model=doubled), "llama", "what is saved is another function"),
     "rotary halves in front": (edited(state=whole_halves), "llama", "q_proj.weight["),
     "rotary dims truncated": (edited(config=truncated_rope), "stablelm", "frequency"),
     "rotary factor ignored": (edited(config=ignored_rope), "stablelm", "rotary"),
