@@ -26,7 +26,11 @@ class Claim(NamedTuple):
             tiers.append("exhaustive")
         if any(law == "is_certified" for law in self.laws):
             tiers.append("certified")
-        rest = [w for w in self.laws if not w.endswith("_exhaustive") and w != "is_certified"]
+        rest = [
+            w
+            for w in self.laws
+            if not w.endswith("_exhaustive") and w != "is_certified"
+        ]
         return ", ".join([*tiers, "sampled"] if rest else tiers)
 
 
@@ -63,7 +67,7 @@ CLAIMS: tuple[Claim, ...] = (
            "new_lanes_are_zero_at_every_tap"), ("decoder_padded",)),
     Claim("Added layers are silent, wherever they lie", ("new_layers_add_nothing",), ()),
     Claim("The logits are unchanged",
-          ("logits_are_unchanged", "transformers_agrees", "is_certified",
+          ("logits_are_unchanged", "worst_cases_stay_within_budget", "transformers_agrees", "is_certified",
            "decoder_is_bitwise", "every_tap_is_the_padded_one"),
           ("decoder_logits", "centred_logits", "rmsnorm_grows", "layernorm_grows",
            "centred_streams", "layernorm_decoder_lossless")),
@@ -88,6 +92,11 @@ CLAIMS: tuple[Claim, ...] = (
            "grown_projection_is_the_articles_matrix", "bias_grows_along",
            "attention_output_is_the_articles", "parameter_counts_are_the_articles",
            "a_real_size_grows_on_the_meta_device"), ()),
+    Claim("What cannot be exact is refused, with the reason and the way out",
+          ("refused_with_the_reason", "rope_types_that_do_not_survive",
+           "clone_says_what_it_cannot_run", "tied_layernorm_cannot_be_centred",
+           "masked_stays_masked", "unknown_names_and_families",
+           "q_k_layernorm_is_exact_by_another_route"), ()),
     Claim("Nothing else changes: source, dtype, mode, tying, config, disk, cache, padding",
           ("source_is_untouched", "nothing_is_shared", "dtype_device_and_mode",
            "everything_is_finite", "tying_is_kept", "sizes_are_those_asked_for",

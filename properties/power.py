@@ -151,6 +151,9 @@ def quiet(**changes: Any) -> None:
     torch.set_num_threads(1)
 
 
+GOOD_NAMES = [good.name for good in GROWERS]
+
+
 def promised(good: Good) -> list[str]:
     """The laws that a known-good grower promises: all of a law's markers."""
     kept = []

@@ -17,6 +17,7 @@ import html
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,6 @@ FORWARD = (
     "context attention post_norm gate up activated mlp residual norm logits"
 )
 LADDER, LAWS = "The article's ladder", "Laws, the least headroom first"
-EXACT = 1e-18  # where a log axis shows an error of 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +117,19 @@ def _laws(report: Report) -> Section:
 
 
 def _changed(report: Report) -> Section:
-    moved = [c for c in report.changes if c.state != "same"]
+    laws, lost = report.ledger.laws, Counter[str]()
+    rows: list[list[str]] = []
+    for c in report.changes:
+        if c.state == "gone" and c.law not in laws and c.law != "losses":
+            lost[c.law] += 1
+        elif c.state != "same":
+            rows.append([c.state, f"{c.law}: {c.name}", c.note])
+    gone = [["gone", f"{law}, the whole law", f"{n} keys"] for law, n in lost.items()]
     return Section(
         title="Changes against the baseline",
         note=f"{report.verdict}; worse is beyond {report.factor:g} times the baseline.",
         header="state key what",
-        rows=[[c.state, f"{c.law}: {c.name}", c.note] for c in moved],
+        rows=gone + rows,
         stacked=True,
     )
 
@@ -287,7 +294,7 @@ dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}th{color:var(--dim);font-weight:500;white-space:nowrap}
 td.right,th.right{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-li b{margin-right:.6rem;white-space:nowrap}.key{display:flex;flex-wrap:wrap;
+li b{margin-right:.6rem;white-space:nowrap}summary{cursor:pointer}.key{display:flex;flex-wrap:wrap;
 gap:.1rem 1.2rem;font-size:.85rem;margin-bottom:.5rem}
 .key i{display:inline-block;width:1.4rem;border-top:3px solid;margin:0 .4rem .25rem 0}
 li p{margin:0;font-size:.85rem;overflow-wrap:anywhere}
@@ -337,6 +344,25 @@ def _place(tap: str) -> tuple[float, int, str]:
     return (int(layer[1]) if layer else outside, rank, name)
 
 
+def _decades(figure: go.Figure, title: str) -> go.Figure:
+    """Give it a log axis of whole decades, and show 0, which has no logarithm, below."""
+    traces: Any = figure.data
+    some = [y for trace in traces for y in trace.y if y] or [1.0]
+    low, high = math.floor(math.log10(min(some))), math.ceil(math.log10(max(some)))
+    powers = range(low, max(high, low + 1) + 1, 1 + (high - low) // 9)
+    for trace in traces:
+        trace.y = [10.0 ** (low - 1) if y == 0 else y for y in trace.y]
+    exact = any(min(filter(None, trace.y), default=1) < 10.0**low for trace in traces)
+    figure.update_yaxes(
+        type="log",
+        title=title,
+        tickvals=[10.0 ** (low - 1), *(10.0**p for p in powers)],
+        ticktext=["exact", *(f"1e{p}" for p in powers)],
+        range=[low - (1.3 if exact else 0.1), powers[-1] + 0.2],
+    )
+    return figure
+
+
 def _through_layers(report: Report) -> go.Figure | None:
     """Relative error by tap, in forward order: a colour a dtype, dashes the original."""
     lines: dict[tuple[str, str], dict[str, float]] = {}
@@ -347,14 +373,10 @@ def _through_layers(report: Report) -> go.Figure | None:
     taps = sorted({tap for line in lines.values() for tap in line}, key=_place)
     if len(taps) < 2:
         return None
-    powers = range(-16, 3, 2)
-    ticks = {"tickvals": [EXACT, *(10.0**p for p in powers)]}
-    ticks |= {"ticktext": ["exact", *(f"1e{p}" for p in powers)]}
     starts = {_place(tap)[0]: tap for tap in reversed(taps)}
     names = {-1: " ", math.inf: "out"}
     figure = _figure(
         400,
-        yaxis={"type": "log", "title": "relative error", **ticks},
         xaxis={"categoryarray": taps, "tickvals": list(starts.values()), "tickangle": 0,
                "ticktext": [names.get(i) or f"{i:.0f}" for i in starts],
                "type": "category", "showgrid": False, "title": "layer"},
@@ -365,15 +387,13 @@ def _through_layers(report: Report) -> go.Figure | None:
         colour = COLOURS[dtypes.index(dtype) % len(COLOURS)]
         figure.add_scatter(
             x=x,
-            y=[
-                max(line[tap], EXACT) if math.isfinite(line[tap]) else None for tap in x
-            ],
+            y=[line[tap] if math.isfinite(line[tap]) else None for tap in x],
             name=f"{dtype} {who}",
             mode="lines+markers",
             marker={"size": 5},
             line={"color": colour} | ({"dash": "dot"} if who == "original" else {}),
         )
-    return figure
+    return _decades(figure, "relative error")
 
 
 def _trend(report: Report) -> go.Figure | None:
@@ -383,19 +403,12 @@ def _trend(report: Report) -> go.Figure | None:
     if len(books) < 2:
         return None
     when = [f"{i + 1}: {b.created[:10]}" for i, b in enumerate(books)]
-    figure = _figure(
-        340,
-        yaxis={"type": "log", "title": "90 % quantile of the error", "dtick": 1},
-        xaxis={"type": "category", "showgrid": False},
-    )
+    figure = _figure(340, xaxis={"type": "category", "showgrid": False})
     groups = [{r.key: r for r in _grouped(b.records.values())} for b in books]
     for r in _grouped(report.ledger.records.values())[:6]:
-        y = [
-            max(g[r.key].quantile(0.9), ledger.FLOOR) if r.key in g else None
-            for g in groups
-        ]
+        y = [g[r.key].quantile(0.9) if r.key in g else None for g in groups]
         figure.add_scatter(x=when, y=y, name=" ".join(r.key), mode="lines+markers")
-    return figure
+    return _decades(figure, "90 % quantile of the error")
 
 
 def _ladder(report: Report) -> go.Figure | None:
@@ -449,14 +462,26 @@ def _breakable(text: str) -> str:
     return re.sub(r"([_.=/])", r"\1<wbr>", html.escape(text))
 
 
+def _folded(line: str) -> str:
+    """A long case behind its first words."""
+    if len(line) < 300:
+        return line
+    head = line[:90].rpartition(" ")[0]
+    return f"<details><summary>{head} …</summary>{line}</details>"
+
+
 def _stack(section: Section) -> str:
-    items = ""
+    items: list[str] = []
     for head, key, *rest in (
-        [_breakable(c) for c in row] for row in section.rows[:200]
+        [_breakable(c) for c in row] for row in section.rows[:500]
     ):
-        lines = "".join(f"<p>{line}</p>" for line in rest)
-        items += f'<li><div><b class="{head}">{head}</b>{key}</div>{lines}</li>'
-    return f"<ul>{items}</ul>"
+        lines = "".join(f"<p>{_folded(line)}</p>" for line in rest)
+        items.append(f'<li><div><b class="{head}">{head}</b>{key}</div>{lines}</li>')
+    shown, folded = items[:12], items[12:]
+    more = f"<details><summary>{len(section.rows) - 12} more</summary>"
+    return f"<ul>{''.join(shown)}</ul>" + (
+        f"{more}<ul>{''.join(folded)}</ul></details>" if folded else ""
+    )
 
 
 def _table(section: Section) -> str:
@@ -505,8 +530,8 @@ def page(report: Report) -> str:
         _card("Errors against their budgets",
               "The share of its budget that each law uses, in units of u·√n·scale.",
               _bars(report)),
-        _card("Trend", "The laws with the least headroom over the stored runs; 1/64 "
-              "stands for less.", _plot(_trend(report))),
+        _card("Trend", "The laws with the least headroom, over the stored runs.",
+              _plot(_trend(report))),
     ]  # fmt: skip
     tables = [
         _card(

@@ -117,6 +117,16 @@ def test_markdown_fits_a_comment_and_escapes(files: Path) -> None:
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)
 
 
+def test_a_law_that_is_gone_is_one_line(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger.write("less.json", ledger.dumps(book(comparison(1.0, 1))))
+    assert report.main(["less.json", "good.json"]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"gone +test_layers\[grown\], the whole law\n +10 keys", text)
+    assert "layers.0.query" not in text
+
+
 def test_html_escapes(files: Path) -> None:
     report.main(["slip.json", "--html", "out.html"])
     assert "<script>nope()" not in Path("out.html").read_text()

@@ -1,0 +1,47 @@
+"""The worst cases ever found, replayed; and the budgets that they justify."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from . import corpus, power
+from .checks import BUDGETS, grow
+from .strategies import DOMAIN
+from .test_decoder import logits_are_equal
+
+GOOD = Path(__file__).with_name("known_good.json")
+# which budget judges a law; the rest are judged by `block`
+KINDS = {
+    "logits_are_unchanged": "decoder", "old_gradients_are_kept": "decoder",
+    "every_tap_is_the_padded_one": "decoder", "transformers_agrees": "stock",
+    "low_precision_loses_one_rounding": "low",
+}  # fmt: skip
+REPLAYED = [w for w in corpus.load() if KINDS.get(w.law) != "low"]
+
+
+@pytest.mark.lossless
+@pytest.mark.parametrize("worst", REPLAYED, ids=lambda w: f"{w.law}-{w.ratio}")
+def test_worst_cases_stay_within_budget(grower, worst: corpus.Worst) -> None:
+    """f' = f on the cases that were the hardest of all runs so far."""
+    case = corpus.parse(worst.case)
+    if not DOMAIN.has(case.family):
+        pytest.skip(f"--without {case.family}")
+    logits_are_equal(grow(case, grower), "worst_cases_stay_within_budget")
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_budgets_are_tight(kind: str) -> None:
+    """worst ≤ budget ≤ 32 × worst, over all recorded runs of the known-good growers."""
+    seen: dict[str, float] = json.loads(GOOD.read_text())["worst_ratio"]
+    worst = max(r for law, r in seen.items() if KINDS.get(law, "block") == kind)
+    assert worst <= BUDGETS[kind], f"{kind}: a good grower went to {worst}"
+    assert BUDGETS[kind] <= 32 * worst, f"{kind}: the worst ever seen is {worst}"
+
+
+def test_no_false_alarm_is_recorded() -> None:
+    """The recorded run over all known-good growers rejected none."""
+    record = json.loads(GOOD.read_text())
+    assert record["alarms"] == []
+    assert record["examples"] >= 1000
+    assert set(record["by_grower"]) == {"reference", *power.GOOD_NAMES}
