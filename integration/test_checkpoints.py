@@ -192,7 +192,7 @@ def test_a_wider_dtype_is_taken_before_growing(tmp_path: Path) -> None:
     assert {x.dtype for x in stored(tmp_path / "wide").values()} == {torch.float64}
     result = verify(source, tmp_path / "wide", tokens=32)
     assert result.same, result.reasons
-    exact = next(c for c in result.checks if c.name == "logits, float64")
+    exact = next(c for c in result.checks if c.name == "logits max, float64")
     assert exact.error is not None
     assert exact.error < 1e-12
 
@@ -566,19 +566,19 @@ def not_a_number(model: Any) -> Any:
 
 
 FAULTS: dict[Callable[[Any], Any], tuple[str, str]] = {
-    q_unscaled: ("logits, float64", "layers.0.query is off by"),
+    q_unscaled: ("logits max, float64", "layers.0.query is off by"),
     theta_kept: ("rotary frequencies", "layers.0.query_rotated is off by"),
-    halves_together: ("logits, float64", "layers.0.query is off by"),
-    norm_unscaled: ("logits, transformers", "layers.0.input_norm is off by"),
+    halves_together: ("logits max, float64", "layers.0.query is off by"),
+    norm_unscaled: ("logits rms, transformers", "layers.0.input_norm is off by"),
     last_norm_unscaled: ("loss, float64", "norm is off by"),
     eps_kept: ("variance ÷ ε", "layers.0.input_norm is off by"),
-    values_lost: ("logits, float64", "layers.0.value is off by"),
-    gate_and_up_swapped: ("logits, float64", "layers.0.gate is off by"),
-    residual_leaks: ("logits, float64", "layers.0.mlp is off by"),
-    new_layer_speaks: ("logits, float64", "layers.2.residual is off by"),
-    head_divided: ("logits, float64", "logits is off by"),
+    values_lost: ("logits max, float64", "layers.0.value is off by"),
+    gate_and_up_swapped: ("logits max, float64", "layers.0.gate is off by"),
+    residual_leaks: ("logits max, float64", "layers.0.mlp is off by"),
+    new_layer_speaks: ("logits max, float64", "layers.2.residual is off by"),
+    head_divided: ("logits max, float64", "logits is off by"),
     embedding_row_lost: ("variance ÷ ε", ""),
-    not_a_number: ("logits, float64", "norm is off by nan"),
+    not_a_number: ("logits max, float64", "norm is off by nan"),
 }
 
 
@@ -618,7 +618,7 @@ def test_the_article_is_not_exact_in_a_stock_layer_norm(
     target = {"hidden_size": 24, "num_attention_heads": 3}
     grow_checkpoint(stablelm_source, tmp_path / "grown", target, norm="scaled")
     result = verify(stablelm_source, tmp_path / "grown", tokens=32)
-    assert "logits, float64" in result.reasons
+    assert "logits max, float64" in result.reasons
     assert str(result.parting).startswith("layers.0.input_norm is off by")
 
 
@@ -724,7 +724,10 @@ def test_json_is_what_the_table_says(source: Path, tmp_path: Path) -> None:
     assert verdict["same"] is True
     assert verdict["tokens"] == 32
     assert "no tokenizer" in verdict["text"]
-    assert {c["name"] for c in verdict["checks"]} >= {"logits, float64", "parameters"}
+    assert {c["name"] for c in verdict["checks"]} >= {
+        "logits max, float64",
+        "parameters",
+    }
 
 
 @pytest.mark.parametrize("destination", ["missing", "source"])
