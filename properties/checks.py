@@ -236,6 +236,7 @@ def close(
     Both must be finite and of the same shape. law: the test's name. tap: the name in
     the old model. n: the longest sum, by default over the grown axes of the case.
     """
+    __tracebackhide__ = True
     if actual.shape != expected.shape:
         raise Violation(
             f"{tap} has shape {tuple(actual.shape)}, expected {tuple(expected.shape)}",
@@ -281,6 +282,7 @@ def zeros(
     actual: Tensor, old: Tensor, row: Row, growth: Growth, tap: str, case: Case
 ) -> None:
     """Every new entry of a tap is exactly zero. Or Violation, with the place."""
+    __tracebackhide__ = True
     if row.axes[1] == "head":
         return  # a new head has probabilities as well: it is silent further on
     new = new_entries(old, row, growth, tap)
@@ -345,6 +347,7 @@ def block_is_padded(grown: Grown, law: str, run: Block, names: tuple[str, ...]) 
     run: a block as a function of (layer, x), returning its taps. Zeros are exact,
     originals within the `block` budget; a query and a key may differ by one scalar.
     """
+    __tracebackhide__ = True
     x, checked = inputs(grown.case), 0
     for i in range(grown.case.shape.layers):
         layer = grown.layer(i, old=True)
@@ -382,6 +385,7 @@ def close_to_padded(
 
     What lies in the new ones is for `zeros` to judge (probabilities have none).
     """
+    __tracebackhide__ = True
     here = place(torch.ones_like(old), Row(row.axes), grown.growth) != 0
     expected = place(old, row, grown.growth)
     if actual.shape == expected.shape:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from . import xfails
+from . import growers, xfails
+from .strategies import smallest
 
 # A grower that knows Llama's MLP alone, and imports nothing of growproof.
 WIDER_MLP = """
@@ -183,7 +184,7 @@ def test_program_on_directories_is_a_grower(elsewhere: Path) -> None:
     command = f"{sys.executable} mygrow.py {{source}} {{destination}} {{target_json}}"
     done = run(
         elsewhere, "-m", "growproof.cli", "check", "--grower-command", command,
-        "-k", "mlp_maps", *ONLY_MLP,
+        str(SUITE / "test_mlp.py"), "-k", "mlp_maps", *ONLY_MLP,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
@@ -192,18 +193,12 @@ def test_program_on_directories_is_a_grower(elsewhere: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere:grow",), "cannot import the grower nowhere:grow"),
-        (("othergrowers:nothing",), "cannot import the grower"),
-        (("othergrowers:wrong_signature",), "must accept (model, target)"),
         (("othergrowers:raises",), "is broken, not wrong: it raises on the smallest"),
         (("--without", "wings"), "--without knows no wings"),
-        (("--with", "wings"), "--with knows no wings"),
-        (("--grower-command", "mygrow {source}"), "needs {destination}"),
         (("--no-such-option",), "unrecognized arguments"),
         (("--errors-compare", "missing.json"), "missing.json"),
-        (("--xfails", "missing.txt"), "cannot read missing.txt"),
     ],
-)  # fmt: skip
+)
 def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
     """Whatever cannot be run is exit 4 with its reason, and no law is judged."""
     done = check(elsewhere, *arguments)
@@ -212,9 +207,42 @@ def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
     assert "passed" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere:grow", "cannot import the grower nowhere:grow"),
+        ("growproof:nothing", "cannot import the grower growproof:nothing"),
+        ("growproof", "is named MODULE:CALLABLE, got 'growproof'"),
+        ("growproof.cli:OK", "is a int, expected a callable"),
+        ("growproof.shape:grown_rotary", None),
+        ("growproof.padding:check", None),
+        ("growproof.layout:count", r"must accept \(model, target\)"),
+    ],
+)
+def test_growers_that_cannot_be_called(spec: str, message: str | None) -> None:
+    """A grower is found and has the right signature before any law is run."""
+    if message is None:
+        assert growers.load_grower(spec).name == spec
+        return
+    with pytest.raises(growers.BrokenGrower, match=message):
+        growers.load_grower(spec)
+
+
+def test_programs_that_cannot_be_called() -> None:
+    """A command names its source, destination and target; its failure is quoted."""
+    with pytest.raises(growers.BrokenGrower, match=r"needs \{destination\}"):
+        growers.command_grower("mygrow {source}")
+    program = "import sys; sys.exit('no such model')"
+    fields = "{source} {destination} {target_json}"
+    failing = growers.command_grower(f'{sys.executable} -c "{program}" {fields}')
+    case = smallest()[0]
+    with pytest.raises(RuntimeError, match="exited 1 and left no checkpoint: no such"):
+        failing(case.model(), case.target)
+
+
 def test_a_run_that_checks_nothing_is_not_0(elsewhere: Path) -> None:
     """-k matches no law: exit 4."""
-    done = run(elsewhere, "-m", "growproof.cli", "check", "-k", "no_such_law")
+    done = check(elsewhere, "-k", "no_such_law")
     assert done.returncode == 4, done.stdout
 
 
