@@ -20,12 +20,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from growproof.models import model_of, state_of
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from properties import ledger
+from properties.checks import perturbed
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -150,6 +154,11 @@ def available() -> list[Kernel]:
     return [k for k in KERNELS if k.device == device and k.missing() is None]
 
 
+def named(name: str, device: str) -> Kernel:
+    """The kernel of that name on that device."""
+    return next(k for k in KERNELS if (k.name, k.device) == (name, device))
+
+
 def device_name(device: str) -> str:
     """The device as the ledger names it."""
     return torch.cuda.get_device_name() if device == "cuda" else device
@@ -225,3 +234,62 @@ def check(kernel: Kernel, names: set[str]) -> None:
             f"{kernel.id} was asked for and did not run alone: the profiler also saw "
             f"{strangers}"
         )
+
+
+# --- how near is near enough ------------------------------------------------------------
+
+# FlashAttention's own convention for low precision: the distance from the float64 truth
+# is at most twice that of the plain implementation, here of the original model in the
+# same dtype on the same kernel. Where that one happens to be exact (float64 is its own
+# truth) the convention asks for the impossible, so that the floor is what rounding the
+# weights once more, which growing does, changes in the truth itself.
+TWICE = 2.0
+
+
+def cast(model: Any, dtype: str, device: str) -> Any:
+    """A copy of the model in a dtype on a device (its rotary buffer stays float32)."""
+    to = DTYPES[dtype]
+    state = {n: p.to(device, to, copy=True) for n, p in state_of(model).items()}
+    copy = model_of(model.config, state, model)
+    copy.model.rotary_emb.to(device)
+    return copy
+
+
+def shaken(model: Any, dtype: str) -> Any:
+    """A float64 copy, on the CPU, whose weights are each 1 ± u of `dtype` off."""
+    state = perturbed(state_of(model), DTYPES[dtype], seed=1)
+    return model_of(model.config, state, model)
+
+
+def rounds_in(kernel: Kernel, dtype: str) -> str:
+    """The dtype whose u an attention kernel's results carry.
+
+    transformers' eager softmax is in float32 whatever the weights are, and float32
+    weights under autocast are multiplied in bfloat16.
+    """
+    if dtype in kernel.autocast:
+        return "bfloat16"
+    return "float32" if (kernel.name, dtype) == ("eager", "float64") else dtype
+
+
+def distance(x: Tensor, truth: Tensor) -> float:
+    """‖x − truth‖ / ‖truth‖, Frobenius, in float64."""
+    x, truth = x.double(), truth.double()
+    return float((x - truth).norm() / truth.norm())
+
+
+def record(
+    law: str, ratio: float, relative: float, kernel: Kernel, dtype: str, example: str
+) -> None:
+    """Put a grown model's distance into the error ledger.
+
+    ratio: its distance, in units of the larger of the original's own and the floor.
+    """
+    ledger.record(
+        ledger.Comparison(
+            law=law, tap="logits", family="stablelm", dtype=dtype, kernel=kernel.name,
+            device=device_name(kernel.device), size="small", ratio=ratio,
+            ulps=relative / torch.finfo(DTYPES[dtype]).eps, relative=relative,
+            budget=TWICE, example=example,
+        )
+    )  # fmt: skip

@@ -37,7 +37,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from properties import ledger
 
 from . import kernels
-from .kernels import DTYPES, KERNELS, Kernel
+from .kernels import DTYPES, Kernel, cast
 from .picture import picture
 
 HERE = Path(__file__).parent
@@ -159,10 +159,6 @@ TOLERANCES = {
     # u = 6e-8 there, in each of the probabilities, averaged over the text.
     ("exact", "float64", "eager"): Tolerance(1e-7, "softmax in float32: its u is 6e-8"),
 }
-# FlashAttention's own convention for low precision: no further from the float64 truth
-# than twice what the plain implementation is. Here: what the original is, in the same
-# dtype and kernel. The floor, in units of u, is for an original that happens to be exact.
-TWICE, FLOOR = 2.0, 4.0
 # The ladder is ordered. NEARER: each step of the recipe leaves at most 1 / 1.1 of the
 # distance before it; the smallest gap seen is 1.13, where the mean that LayerNorm loses
 # hides the last omissions. WORSE: padding alone against the whole recipe, in the loss.
@@ -310,11 +306,16 @@ class Column:
     kernel: Kernel
     dtype: str
     original: Measured
+    floor: float
     cells: dict[Step, Measured]
 
     def relative(self, row: Step) -> float:
         """grown loss / original loss − 1."""
         return self.cells[row].loss / self.original.loss - 1
+
+    def ratio(self, row: Step) -> float:
+        """Distance from the truth, in units of the original's own (see kernels.TWICE)."""
+        return self.cells[row].distance / max(self.original.distance, self.floor)
 
 
 def forward(model: Any, tokens: Tensor, kernel: Kernel) -> Tensor:
@@ -357,35 +358,33 @@ def column(
         kernel=kernel,
         dtype=dtype,
         original=measured(forward(model, tokens, kernel), tokens, truth),
+        floor=floor_of(subject, dtype, kernels.rounds_in(kernel, dtype), kernel.device),
         cells=cells,
     )
 
 
-@functools.lru_cache(maxsize=3)
+@functools.lru_cache(maxsize=2)
 def truth_of(subject: Subject, dtype: str, device: str) -> Tensor:
     """The original's logits in float64, its weights rounded to `dtype` first."""
     exact = cast(cast(subject.model, dtype, device), "float64", device)
-    (kernel,) = (k for k in KERNELS if (k.name, k.device) == ("sdpa_math", device))
-    return forward(exact, subject.tokens.to(device), kernel)
+    return forward(exact, subject.tokens.to(device), kernels.named("sdpa_math", device))
 
 
-def cast(model: Any, dtype: str, device: str) -> Any:
-    """A copy of the model in a dtype on a device (the rotary buffer stays float32)."""
-    to = DTYPES[dtype]
-    state = {
-        n: p.detach().to(device, to, copy=True) for n, p in model.named_parameters()
-    }
-    copy = model_of(model.config, state, model)
-    copy.model.rotary_emb.to(device)
-    return copy
+@functools.cache
+def floor_of(subject: Subject, dtype: str, unit: str, device: str) -> float:
+    """How far one rounding of the weights, by u of `unit`, moves the truth."""
+    model = cast(
+        kernels.shaken(cast(subject.model, dtype, "cpu"), unit), "float64", device
+    )
+    kernel = kernels.named("sdpa_math", device)
+    logits = forward(model, subject.tokens.to(device), kernel)
+    return kernels.distance(logits, truth_of(subject, dtype, device))
 
 
 def record(found: Column) -> None:
     """Put a column's losses and distances into the current error ledger."""
     device = kernels.device_name(found.kernel.device)
     where = {"dtype": found.dtype, "kernel": found.kernel.name, "device": device}
-    unit = torch.finfo(DTYPES[found.dtype]).eps / 2
-    least = max(found.original.distance, FLOOR * unit)
     for row, cell in found.cells.items():
         bound = tolerance(row, found.dtype, found.kernel.name)
         ledger.record_loss(
@@ -397,13 +396,9 @@ def record(found: Column) -> None:
             )
         )  # fmt: skip
         if row.kind == "exact":
-            ledger.record(
-                ledger.Comparison(
-                    law=f"ladder_nears_the_truth[{label(row)}]", tap="logits",
-                    family=found.family, size="small", ratio=cell.distance / least,
-                    ulps=cell.distance / unit / 2, relative=cell.distance, budget=TWICE,
-                    example="python -m integration.ladder", **where,
-                )
+            kernels.record(
+                f"ladder_nears_the_truth[{label(row)}]", found.ratio(row), cell.distance,
+                found.kernel, found.dtype, "python -m integration.ladder",
             )  # fmt: skip
 
 

@@ -28,8 +28,9 @@ def picture(book: Ledger) -> str:
     heads: list[tuple[int, str]] = []
     y = TOP
     for solution in "213":
+        y += ROW // 2
         heads.append((y + ROW, HEADS[solution]))
-        y += int(1.4 * ROW)
+        y += int(1.2 * ROW)
         for name in (n for n in lines if n[0] == solution):
             y += ROW
             places[name] = y

@@ -70,18 +70,12 @@ def test_every_step_is_within_its_tolerance(column: Column, kernel: Kernel, dtyp
 
 
 @every_column
-def test_an_exact_growth_is_as_near_the_truth_as_the_original(
-    column: Column, kernel: Kernel, dtype: str
-):
+def test_an_exact_growth_is_as_near_the_truth_as_the_original(column: Column):
     """‖grown − truth‖ ≤ 2 ‖original − truth‖, both in this dtype on this kernel."""
-    unit = torch.finfo(kernels.DTYPES[dtype]).eps / 2
-    if kernel.name == "eager" and dtype == "float64":
-        unit = torch.finfo(torch.float32).eps / 2  # the dtype of its softmax
-    most = ladder.TWICE * max(column.original.distance, ladder.FLOOR * unit)
     exact = [row for row in STEPS if row.kind == "exact"]
     for row in exact:
-        distance = column.cells[row].distance
-        assert distance <= most, f"{ladder.label(row)}: {distance:.3g} > {most:.3g}"
+        ratio = column.ratio(row)
+        assert ratio <= kernels.TWICE, f"{ladder.label(row)}: {ratio:.3g} times"
     assert len(exact) == 6
 
 
