@@ -1199,13 +1199,19 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, int]]]] = {
     "llama": {
         "tied": ({"tie_word_embeddings": True}, {}),
         "no biases": ({"attention_bias": False, "mlp_bias": False}, {}),
-        "one head a group": ({"num_key_value_heads": 4}, {"num_key_value_heads": 12}),
+        "one head a group, gelu": (
+            {"num_key_value_heads": 4, "hidden_act": "gelu"},
+            {"num_key_value_heads": 12},
+        ),
         "deeper": ({"num_hidden_layers": 3}, {"num_hidden_layers": 5}),
     },
     "stablelm": {
         "parallel": ({"use_parallel_residual": True}, {}),
         "no biases": ({"use_qkv_bias": False}, {}),
-        "one head a group": ({"num_key_value_heads": 4}, {"num_key_value_heads": 6}),
+        "one head a group, gelu": (
+            {"num_key_value_heads": 4, "hidden_act": "gelu"},
+            {"num_key_value_heads": 6},
+        ),
         "odd head_dim": ({"hidden_size": 20}, {"hidden_size": 42}),
     },
 }

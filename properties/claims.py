@@ -72,7 +72,7 @@ CLAIMS: tuple[Claim, ...] = (
           ("decoder_logits", "centred_logits", "rmsnorm_grows", "layernorm_grows",
            "centred_streams", "layernorm_decoder_lossless")),
     Claim("In bf16, fp16 and fp32 one rounding of the weights is all that is lost",
-          ("low_precision_loses_one_rounding",), ()),
+          ("low_precision_loses_one_rounding", "weights_are_rounded_once"), ()),
     Claim("A trainable fill changes nothing, and new parameters receive gradients",
           ("old_gradients_are_kept", "new_parameters_train"),
           ("attention_trainable", "mlp_trainable", "decoder_trainable")),

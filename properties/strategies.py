@@ -345,8 +345,18 @@ def smallest() -> list[Case]:
         "llama": sizes | {"head_dim": 4, "rope_parameters": rope},
         "stablelm": sizes | {"rope_parameters": rope | {"partial_rotary_factor": 0.5}},
     }
+    growths = {
+        "hidden": {"hidden_size": 8}, "layers": {"num_hidden_layers": 2},
+        "mlp": {"intermediate_size": 4},
+        "heads": {"hidden_size": 8, "num_attention_heads": 2},
+        "groups": {
+            "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2
+        },
+        "head_dim": {"head_dim": 8},
+    }  # fmt: skip
+    claimed = next(growths[axis] for axis in growths if DOMAIN.has(axis))
     return [
-        Case(family, config[family], {"hidden_size": 8}, 0, "loud", 1, 2)
+        Case(family, config[family], claimed, 0, "loud", 1, 2)
         for family in FAMILIES
         if DOMAIN.has(family)
     ]

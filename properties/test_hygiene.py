@@ -8,13 +8,14 @@ import warnings
 
 import pytest
 import torch
-from growproof.layout import count
+from growproof.layout import Row, count, pairs, parameters
 from growproof.models import kind
+from growproof.padding import take
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from .checks import grow
+from .checks import close, grow, unit_roundoff
 from .strategies import CONFIG_NAME, Case, cases, fewer
 from .test_decoder import logits_are_equal
 
@@ -253,3 +254,39 @@ def test_dropout_is_kept(grower, case: Case) -> None:
     with torch.no_grad():
         logits = [model(case.ids).logits for _ in range(2)]
     assert torch.equal(*logits), "two evaluations differ: dropout is on"
+
+
+@pytest.mark.zero_padding
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@fewer(2)
+@given(data=st.data())
+def test_weights_are_rounded_once(grower, dtype: str, data) -> None:
+    """Each stored weight is s · w rounded once, s the exact scale: not the product of
+    rounded factors, nor a scale computed in the dtype of the model.
+    """
+    case = data.draw(cases(max_tokens=2), "case")
+    grown = grow(case, grower, getattr(torch, dtype))
+    u, checked = unit_roundoff(grown.dtype), 0
+    for _, old_name, row in pairs(grown.growth, parameters(case.shape, grown.growth)):
+        if old_name is None or row.centre:
+            continue
+        new_name = grown.renamed_parameter(old_name)
+        old = grown.old_state[old_name]
+        new = take(grown.state[new_name], Row(row.axes), grown.growth)
+        free = float((new * old).sum() / (old * old).sum())
+        # an estimate within rounding of the table's scale is the table's scale
+        scale = row.scale if abs(free / row.scale - 1) < 4 * u else free
+        close(
+            new,
+            (old * scale).to(grown.dtype).double(),
+            law="weights_are_rounded_once",
+            tap=".".join(part for part in old_name.split(".") if not part.isdigit()),
+            case=case,
+            response=u * float((old * scale).abs().max()),
+            budget="weights",
+            n=1,
+            dtype=grown.dtype,
+            kernel="weights",
+        )
+        checked += 1
+    assert checked > 0
