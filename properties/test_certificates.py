@@ -410,6 +410,17 @@ def loud_layer(new: State, growth: Growth, old: State) -> None:
     new[f"model.layers.{growth.old.layers}.post_attention_layernorm.weight"][0] = 1
 
 
+def rolled_gates(new: State, growth: Growth, old: State) -> None:
+    for name in [name for name in new if "gate_proj" in name]:
+        new[name] = new[name].roll(1, 0)
+
+
+def traded_gates(new: State, growth: Growth, old: State) -> None:
+    """gate · 2, up / 2: right for relu, wrong for silu."""
+    multiply(new, "gate_proj", 2)
+    multiply(new, "up_proj", 1 / 2)
+
+
 def repeated_layer(new: State, growth: Growth, old: State) -> None:
     """SOLAR: the new layer is a copy of the last."""
     for name in new:
@@ -485,6 +496,8 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
     "v_proj scrambled": (naive("v_proj"), "stablelm", "is given no old lane"),
     "o_proj scrambled": (naive("o_proj"), "llama", O_PROJ + "["),
     "gate and up swapped": (swapped("gate_proj", "up_proj"), "llama", "gate_proj.weight"),
+    "gates against other units": (edited(state=rolled_gates), "llama", "gate_proj.weight[1, 0]: the gate is 1 · lane 0 and meets 1 · lane 1"),
+    "gates traded for units": (edited(state=traded_gates), "stablelm", "gate_proj.weight[0, 0]: the gate is 2 · lane 0"),
     "k and v swapped": (swapped("k_proj", "v_proj"), "stablelm", "k_proj.weight[0, 0]"),
     "theta kept": (edited(config=old_rope), "llama", "frequency"),
     "theta rounded to float32": (edited(config=rounded_rope), "llama", "frequency"),
