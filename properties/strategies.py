@@ -169,6 +169,7 @@ def cases(
     the model must have.
     """
     family = family or draw(st.sampled_from([f for f in FAMILIES if DOMAIN.has(f)]))
+    axis = axis if axis and DOMAIN.has(axis) else None
     sizes = draw(old_sizes(family, features))
     option = functools.partial(draw_option, draw, features)
     config: dict[str, Any] = {
@@ -282,7 +283,11 @@ def hidden_size(
     """A hidden size that fits the heads: free in a Llama, given in a StableLm."""
     if family == "stablelm":
         if forced and new["heads"] * new["head_dim"] == sizes["hidden"]:
-            new["head_dim"] += 1
+            if DOMAIN.has("head_dim"):
+                new["head_dim"] += 1
+            else:
+                new["heads"] += new["heads"] // new["groups"]
+                new["groups"] += 1
         return new["heads"] * new["head_dim"]
     least = -(-sizes["hidden"] // new["heads"])
     if forced and least * new["heads"] == sizes["hidden"]:
@@ -297,7 +302,8 @@ def power_of_four_target(
     """A growth whose scales √(D/D') and √(K'/K) are powers of two."""
     new = dict(sizes)
     both = ("heads", "head_dim", "groups")
-    which = axis or draw(st.sampled_from(("hidden", *both, "mlp", "layers")))
+    claimed = [a for a in ("hidden", *both, "mlp", "layers") if DOMAIN.has(a)]
+    which = axis or draw(st.sampled_from(claimed))
     if which in both:
         new[which] *= 4
         if which == "groups":
@@ -306,8 +312,8 @@ def power_of_four_target(
         new["hidden"] = new["heads"] * new["head_dim"]
     elif which == "hidden" or new["heads"] > sizes["heads"]:
         new["hidden"] *= 4
-    new["mlp"] += draw(st.integers(0, 4))
-    new["layers"] += draw(st.integers(0, 1))
+    new["mlp"] += draw(st.integers(0, 4)) if DOMAIN.has("mlp") else 0
+    new["layers"] += draw(st.integers(0, 1)) if DOMAIN.has("layers") else 0
     return named(family, sizes, new)
 
 
