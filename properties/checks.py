@@ -24,11 +24,11 @@ from growproof.layout import Row, factors, taps
 from growproof.models import shape_of, state_of
 from growproof.padding import State, place
 from growproof.shape import Growth, GrowthError, Shape
-from hypothesis import Phase, currently_in_test_context, settings, target
+from hypothesis import Phase, currently_in_test_context, target
 from torch import Tensor
 
 from . import ledger
-from .strategies import Case
+from .strategies import Case, profile
 
 # ratio = error / (√n · response), response the change of the same value when every
 # weight is multiplied by 1 ± u at random, n the longest sum behind it.
@@ -259,7 +259,7 @@ def close(
             relative=got.relative, budget=BUDGETS[budget], example=repr(case),
         )
     )  # fmt: skip
-    steered = Phase.target in settings.default.phases and currently_in_test_context()
+    steered = Phase.target in profile().phases and currently_in_test_context()
     if steered and math.isfinite(got.ratio):
         target(got.ratio, label=f"{law} {tap}")  # steer `thorough` to the worst case
     if not got.ratio <= BUDGETS[budget]:

@@ -17,11 +17,21 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, Verbosity, settings
 
 from . import checks, explain, ledger, score, xfails
 from .growers import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
-from .strategies import AXES, CORE, DOMAIN, EXTRAS, FAMILIES, LATEST, OPTIONS, smallest
+from .strategies import (
+    AXES,
+    CORE,
+    DOMAIN,
+    EXTRAS,
+    FAMILIES,
+    LATEST,
+    OPTIONS,
+    profile,
+    smallest,
+)
 
 pytest_plugins = (f"{__package__}.errors_plugin",)
 
@@ -44,7 +54,7 @@ COMMON: dict[str, Any] = {
     "print_blob": True,
     "report_multiple_bugs": False,
     "stateful_step_count": 50,
-    "verbosity": settings.default.verbosity,
+    "verbosity": Verbosity.normal,
     "backend": "hypothesis",
     "suppress_health_check": (
         HealthCheck.too_slow,  # a law builds whole models
@@ -142,13 +152,12 @@ class Gate:
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
             )
-        profile = option.hypothesis_profile or "quick"
+        name = option.hypothesis_profile or "quick"
+        fixed = settings.get_profile(name).derandomize
         ledger.set_environment(
             grower=self.chosen.name,
-            profile=profile,
-            seed="derandomized"
-            if settings.default.derandomize
-            else option.hypothesis_seed,
+            profile=name,
+            seed="derandomized" if fixed else option.hypothesis_seed,
         )
 
     def narrow(self, without: list[str], more: list[str]) -> list[str]:
@@ -191,7 +200,7 @@ class Gate:
         return [
             f"grower: {self.chosen.name} ({versions})",
             f"profile: {self.option.hypothesis_profile or 'quick'} "
-            f"({settings.default.max_examples} examples a law); promises: "
+            f"({profile().max_examples} examples a law); promises: "
             f"{self.option.markexpr or 'all'}; left out: {out}; beyond the core: {claims}",
         ]
 

@@ -50,9 +50,16 @@ class Domain:
 DOMAIN = Domain()
 
 
+def profile() -> settings:
+    """The settings of the Hypothesis profile in force."""
+    found = settings.default
+    assert found is not None
+    return found
+
+
 def fewer(divisor: int) -> settings:
     """The profile's settings with fewer examples: for laws that build many models."""
-    return settings(max_examples=max(3, settings.default.max_examples // divisor))
+    return settings(max_examples=max(3, profile().max_examples // divisor))
 
 
 def fill(model: Any, seed: int, regime: str, eps: float) -> None:
@@ -101,7 +108,7 @@ class Case:
     @functools.cached_property
     def hf_config(self) -> Any:
         """The transformers config of the model before growing."""
-        kind = LlamaConfig if self.family == "llama" else StableLmConfig
+        kind: Any = LlamaConfig if self.family == "llama" else StableLmConfig
         return kind(**self.config, attn_implementation="eager")
 
     @functools.cached_property

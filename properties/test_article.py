@@ -100,8 +100,8 @@ def test_parameter_counts_are_the_articles() -> None:
     """1,644,515,328 parameters, and 536,957,952 more at hidden 2560; and on meta."""
     old = shape_of(stablelm_2())
     assert count(old) == 1_644_515_328
-    for sizes in ({"hidden": 2560}, {"hidden": 2560, "heads": 40, "groups": 40}):
-        assert count(plan(old, **sizes).new) - count(old) == 536_957_952
+    for new in (plan(old, hidden=2560), plan(old, hidden=2560, heads=40, groups=40)):
+        assert count(new.new) - count(old) == 536_957_952
     with torch.device("meta"):
         model = StableLmForCausalLM(stablelm_2())
     assert model.num_parameters() == 1_644_515_328
