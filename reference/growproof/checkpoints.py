@@ -276,6 +276,7 @@ def write_weights(
     def flush() -> None:
         path = directory / f"shard-{len(shards)}"
         storage.save_file(held, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors leaves it to its owner alone
         shards.append({name: x.nbytes for name, x in held.items()})
         held.clear()
 
