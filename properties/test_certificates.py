@@ -386,6 +386,14 @@ def whole_halves(new: State, growth: Growth, old: State) -> None:
             new[name] = flat.reshape(shape)
 
 
+def turned_backwards(new: State, growth: Growth, old: State) -> None:
+    """Lanes k and k + K/2 exchanged in q and k: every angle changes its sign."""
+    for name in new:
+        if "q_proj" in name or "k_proj" in name:
+            heads = new[name].unflatten(0, (-1, 2, growth.new.head_dim // 2))
+            new[name] = heads.flip(1).flatten(0, 2)
+
+
 def wrong_groups(new: State, growth: Growth, old: State) -> None:
     """Query heads kept at the front, whatever group of keys they read there."""
     h, k, d = growth.old.heads, growth.new.head_dim, growth.new.hidden
@@ -502,6 +510,7 @@ FAULTS: dict[str, tuple[Any, str, str]] = {
     "theta kept": (edited(config=old_rope), "llama", "frequency"),
     "theta rounded to float32": (edited(config=rounded_rope), "llama", "frequency"),
     "right in memory only": (edited(table=rows("lm_head", scale=0.5), model=doubled), "llama", "what is saved is another function"),
+    "rotary halves exchanged": (edited(state=turned_backwards), "llama", "(sine) head 0 counts"),
     "rotary halves in front": (edited(state=whole_halves), "llama", "q_proj.weight["),
     "rotary dims truncated": (edited(config=truncated_rope), "stablelm", "frequency"),
     "rotary factor ignored": (edited(config=ignored_rope), "stablelm", "rotary"),
@@ -541,6 +550,25 @@ def test_an_untied_result_is_refused() -> None:
     found = judged(edited(model=untied), "llama", LLAMA_ALL, **tied)
     assert found.verdict == "refused"
     assert "lm_head.weight" in found.reason
+
+
+def parted(new: State, growth: Growth, old: State) -> None:
+    """Each old layer as two: one with its attention alone, one with its MLP alone."""
+    whole = {name: x.clone() for name, x in new.items()}
+    for name in [name for name in new if ".layers." in name]:
+        _, _, i, rest = name.split(".", 3)
+        silent = "o_proj" if int(i) % 2 else "down_proj"
+        x = whole[f"model.layers.{int(i) // 2}.{rest}"]
+        new[name] = x * 0 if silent in rest else x
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_layer_may_be_parted_unless_its_halves_read_the_same(parallel: bool) -> None:
+    fields = {"use_parallel_residual": parallel}
+    target = {"num_hidden_layers": 4}
+    found = judged(edited(state=parted), "stablelm", target, **fields)
+    assert found.verdict == ("refused" if parallel else "certified"), found.reason
+    assert not parallel or "The grown layers do attention 0, mlp 0" in found.reason
 
 
 # ------------------------------------------------------------------ neither
