@@ -1,0 +1,365 @@
+"""Growers of other people, written anew from their papers: black boxes to the suite.
+
+They know the public contract, `grow(model, target)`, and import nothing of growproof.
+What each claims, and what the suite says of it: results/others/README.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WRITERS = ("embed_tokens", "o_proj", "down_proj")
+
+
+class Unsupported(NotImplementedError):
+    """A growth that the method does not offer."""
+
+
+def sizes(config: Any) -> dict[str, int]:
+    """The sizes that a target may name, of a StableLm or Llama config."""
+    head_dim = getattr(config, "head_dim", None)
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": head_dim or config.hidden_size // config.num_attention_heads,
+    }
+
+
+def grown_sizes(config: Any, target: Mapping[str, int]) -> dict[str, int]:
+    """The sizes afterwards; a StableLm's head_dim is hidden_size / heads."""
+    new = sizes(config) | dict(target)
+    if config.model_type == "stablelm":
+        new["head_dim"] = new["hidden_size"] // new["num_attention_heads"]
+    return new
+
+
+def refuse_changes(config: Any, target: Mapping[str, int], *names: str) -> None:
+    """Raise Unsupported if one of the sizes would change."""
+    old, new = sizes(config), grown_sizes(config, target)
+    for name in names:
+        if old[name] != new[name]:
+            raise Unsupported(f"{name} {old[name]} → {new[name]} is not offered")
+
+
+def empty(model: Any, target: Mapping[str, int], **changes: Any) -> Any:
+    """A model of the grown config, all zeros, like `model` in all that is not size."""
+    config = copy.deepcopy(model.config)
+    for name, size in (dict(target) | changes).items():
+        setattr(config, name, size)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
+    grown = type(model)(config).to(model.device, model.dtype)
+    with torch.no_grad():
+        for p in grown.parameters():
+            p.zero_()
+    frozen = {
+        re.sub(r"\.\d+\.", ".", n)
+        for n, p in model.named_parameters()
+        if not p.requires_grad
+    }
+    for name, p in grown.named_parameters():
+        p.requires_grad_(re.sub(r"\.\d+\.", ".", name) not in frozen)
+    return grown.train(model.training)
+
+
+def eps_name(config: Any) -> str:
+    return "layer_norm_eps" if config.model_type == "stablelm" else "rms_norm_eps"
+
+
+# --- HyperCloning (Samragh et al. 2024, arXiv:2409.12903) -------------------------------
+
+
+def hypercloning(model: Any, target: Mapping[str, int]) -> Any:
+    """Every neuron is cloned, and whoever reads the clones divides by their number.
+
+    The paper's factors are whole. Here a size may also grow by less: lane j is a copy of
+    lane j mod D, c of them in all, each written √(D'/(D c)) as loud, so that an RMSNorm
+    sees the old root mean square. A LayerNorm's mean bears only whole factors. head_dim
+    and the number of layers stay.
+    """
+    config = model.config
+    refuse_changes(config, target, "head_dim", "num_hidden_layers")
+    old, new = sizes(config), grown_sizes(config, target)
+    layer_norm = config.model_type == "stablelm"
+    if layer_norm and new["hidden_size"] % old["hidden_size"]:
+        raise Unsupported("a LayerNorm model grows by whole factors only")
+    groups, groups_new = old["num_key_value_heads"], new["num_key_value_heads"]
+    repeats = old["num_attention_heads"] // groups
+    repeats_new = new["num_attention_heads"] // groups_new
+    heads = [
+        (g % groups) * repeats + r % repeats
+        for g in range(groups_new)
+        for r in range(repeats_new)
+    ]
+    lanes = {
+        "residual": cycle(old["hidden_size"], new["hidden_size"]),
+        "mlp": cycle(old["intermediate_size"], new["intermediate_size"]),
+        "key": per_head(cycle(groups, groups_new), old["head_dim"]),
+        "query": per_head(heads, old["head_dim"]),
+    }
+    copies = {axis: torch.bincount(torch.tensor(x))[x] for axis, x in lanes.items()}
+    ratio = new["hidden_size"] / old["hidden_size"]
+    loud = (ratio / copies["residual"].double()).sqrt()
+    grown, state = empty(model, target), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            w = state[name].double()
+            p.copy_(cloned(name, w, lanes, copies, loud))
+            if config.tie_word_embeddings and name == "model.norm.weight":
+                # the embedding reads as well, as loud as it writes, and c times over
+                p.copy_(w[lanes["residual"]] / ratio)
+    return grown
+
+
+def cycle(size: int, size_new: int) -> list[int]:
+    return [j % size for j in range(size_new)]
+
+
+def per_head(heads: list[int], head_dim: int) -> list[int]:
+    return [h * head_dim + k for h in heads for k in range(head_dim)]
+
+
+def cloned(
+    name: str,
+    w: Tensor,
+    lanes: dict[str, list[int]],
+    copies: dict[str, Tensor],
+    loud: Tensor,
+) -> Tensor:
+    """One parameter: cloned along its outputs, cloned and divided along its inputs."""
+    out, into = axes_of(name)
+    if out in lanes:
+        w = w[lanes[out]]
+    if into in lanes:
+        w = w[:, lanes[into]]
+    if "embed_tokens" in name:
+        return w * loud
+    if into in copies and not name.endswith("bias"):
+        w = w / copies[into]
+    if "o_proj" in name or "down_proj" in name:
+        return w * (loud[:, None] if w.ndim == 2 else loud)
+    if "norm" in name and name.endswith("weight"):
+        return w / loud
+    return w
+
+
+def axes_of(name: str) -> tuple[str, str]:
+    """The axes of a parameter's outputs (dimension 0) and inputs (dimension 1)."""
+    table = {
+        "embed_tokens": ("vocab", "residual"), "lm_head": ("vocab", "residual"),
+        "q_proj": ("query", "residual"), "k_proj": ("key", "residual"),
+        "v_proj": ("key", "residual"), "o_proj": ("residual", "query"),
+        "gate_proj": ("mlp", "residual"), "up_proj": ("mlp", "residual"),
+        "down_proj": ("residual", "mlp"),
+    }  # fmt: skip
+    out, into = next((v for k, v in table.items() if k in name), ("residual", ""))
+    return out, "" if name.endswith("bias") else into
+
+
+# --- LEMON (Wang et al. 2023, arXiv:2310.07999) -----------------------------------------
+
+
+def lemon(model: Any, target: Mapping[str, int]) -> Any:
+    """Writers are padded with the mean of their lanes, so that LayerNorm's mean stays.
+
+    New lanes then hold the mean, which the norm turns into zeros; γ' = η γ, ε' = η² ε
+    with η = √(D/D'). An RMSNorm is padded with zeros. New heads and neurons are silent
+    (zero fan-out), new layers end in zeros, and fan-in is free: drawn. head_dim stays.
+    """
+    config = model.config
+    refuse_changes(config, target, "head_dim")
+    old, new = sizes(config), grown_sizes(config, target)
+    mean = config.model_type == "stablelm"
+    eta = math.sqrt(old["hidden_size"] / new["hidden_size"])
+    eps = eps_name(config)
+    grown = empty(model, target, **{eps: getattr(config, eps) * eta**2})
+    state = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            source, silent = old_layer(name, old["num_hidden_layers"])
+            w = state[source].double()
+            if silent and ("o_proj" in name or "down_proj" in name):
+                continue
+            if "norm" in name and name.endswith("weight"):
+                w = w * eta
+            out, into = axes_of(name)
+            free = into == "residual" and "embed_tokens" not in name
+            if p.ndim == 2 and free:  # meets the zeros behind a norm
+                draw = torch.randn(p.shape, generator=generator) * 0.02
+                p.copy_(draw)
+                p[:, : old["hidden_size"]] = 0
+            placed(p, w, old, new, out, into)
+            if mean and name.rsplit(".", 2)[-2] in WRITERS:
+                dim = 1 if "embed_tokens" in name else 0
+                first = old["hidden_size"]
+                old_part = p.narrow(dim, 0, first)
+                p.narrow(dim, first, p.shape[dim] - first).copy_(
+                    old_part.double()
+                    .mean(dim, keepdim=True)
+                    .expand_as(p.narrow(dim, first, p.shape[dim] - first))
+                )
+    return grown
+
+
+def old_layer(name: str, layers: int) -> tuple[str, bool]:
+    """The parameter that a grown model's is copied from, and whether it is a new layer's."""
+    found = re.search(r"\.(\d+)\.", name)
+    if not found or int(found[1]) < layers:
+        return name, False
+    return name.replace(f".{found[1]}.", f".{layers - 1}.", 1), True
+
+
+def placed(
+    p: Tensor, w: Tensor, old: dict[str, int], new: dict[str, int], out: str, into: str
+) -> None:
+    """Write w into p, each head at its place and all else in front."""
+    rows, columns = (where(axis, old, new) for axis in (out, into))
+    if w.ndim == 1:
+        p[rows or slice(len(w))] = w.to(p.dtype)
+        return
+    rows = rows or list(range(w.shape[0]))
+    columns = columns or list(range(w.shape[1]))
+    p[torch.tensor(rows)[:, None], torch.tensor(columns)[None]] = w.to(p.dtype)
+
+
+def where(axis: str, old: dict[str, int], new: dict[str, int]) -> list[int] | None:
+    """The new places of an axis's old lanes, or None where they are the first ones."""
+    if axis != "query":
+        return None
+    repeats = old["num_attention_heads"] // old["num_key_value_heads"]
+    repeats_new = new["num_attention_heads"] // new["num_key_value_heads"]
+    heads = [
+        g * repeats_new + r
+        for g in range(old["num_key_value_heads"])
+        for r in range(repeats)
+    ]
+    return per_head(heads, old["head_dim"])
+
+
+# --- the article, as published ----------------------------------------------------------
+
+
+def article(model: Any, target: Mapping[str, int]) -> Any:
+    """The article's script for StableLm: grow_proj, the rotary line, √(D/D'), √(K'/K).
+
+    To run at all today it needs a tuple for an index where the article has a list, and
+    `partial_rotary_factor`, which transformers 5 no longer keeps in the config. Its
+    remarks on depth and MLP are followed: zeros. It stays wrong where it is wrong.
+    """
+    return article_script(model, target, mended=False)
+
+
+def article_mended(model: Any, target: Mapping[str, int]) -> Any:
+    """The article's recipe with the rotary line that transformers 5 reads, in eval mode.
+
+    What is left of its errors is in the norms: LayerNorm's mean, and eps.
+    """
+    return article_script(model, target, mended=True)
+
+
+def article_script(model: Any, target: Mapping[str, int], *, mended: bool) -> Any:
+    """The article's script, with or without what it takes to run it today."""
+    old, new = sizes(model.config), grown_sizes(model.config, target)
+    config = copy.deepcopy(model.config)
+    for name, size in target.items():
+        setattr(config, name, size)
+    factor = model.config.rope_parameters["partial_rotary_factor"]
+    config.partial_rotary_factor = factor * old["head_dim"] / new["head_dim"]
+    if mended:
+        dims = int(old["head_dim"] * factor)  # so that int() cannot lose one
+        factor = math.nextafter(dims / new["head_dim"], 2.0)
+        config.rope_parameters["partial_rotary_factor"] = factor
+    biggermodel = type(model)(config).to(model.dtype)
+    heads, heads_new = old["num_key_value_heads"], new["num_key_value_heads"]
+    match_qkv, match_o = re.compile(r".*[qkv]_proj"), re.compile(r".*o_proj")
+    with torch.no_grad():
+        for p_big in biggermodel.parameters():
+            p_big.data[:] = 0
+        for name, p in model.named_parameters():
+            p_big = biggermodel.get_parameter(name)
+            if match_qkv.match(name):
+                p_big.data[:] = grow_proj(p.data, heads, heads_new, config.hidden_size)
+            elif match_o.match(name):
+                p_big.data[:] = grow_proj(
+                    p.data.T, heads, heads_new, config.hidden_size
+                ).T
+            else:
+                idx = tuple(slice(n) for n in p.data.shape)
+                p_big.data[idx] = p.data
+        for name, p in biggermodel.named_parameters():
+            if "norm.weight" in name:
+                p.data[:] *= math.sqrt(old["hidden_size"] / new["hidden_size"])
+            if "q_proj" in name:
+                p.data[:] *= math.sqrt(new["head_dim"] / old["head_dim"])
+    if mended:
+        kinds = {re.sub(r"\.\d+\.", ".", n): p for n, p in model.named_parameters()}
+        for name, p in biggermodel.named_parameters():
+            p.requires_grad_(kinds[re.sub(r"\.\d+\.", ".", name)].requires_grad)
+        biggermodel.train(model.training)
+    return biggermodel
+
+
+def grow_proj(p: Tensor, n_heads: int, n_heads_grown: int, hs_grown: int) -> Tensor:
+    """The article's, with a second number of heads for its "exercise to the reader"."""
+    hs = p.shape[0]
+    hd, hd_grown = hs // n_heads, hs_grown // n_heads_grown
+    if p.ndim == 2:
+        ret = torch.zeros(hs_grown, hs_grown, dtype=p.dtype)
+        v = ret.view(n_heads_grown, hd_grown, hs_grown)
+        v[:n_heads, :hd, :hs] = p.reshape(n_heads, hd, hs)
+        return ret
+    ret = torch.zeros(hs_grown, dtype=p.dtype)
+    ret.view(n_heads_grown, hd_grown)[:n_heads, :hd] = p.view(n_heads, hd)
+    return ret
+
+
+# --- LLaMA-Pro (Wu et al. 2024, arXiv:2401.02415) ---------------------------------------
+
+
+def llama_pro(model: Any, target: Mapping[str, int]) -> Any:
+    """Block expansion: copies of blocks among the old ones, their last matrices zero.
+
+    The paper's blocks have no biases; where o_proj and down_proj have one, it is zero
+    too. Depth only.
+    """
+    narrow = [name for name in sizes(model.config) if name != "num_hidden_layers"]
+    refuse_changes(model.config, target, *narrow)
+    layers = model.config.num_hidden_layers
+    layers_new = target.get("num_hidden_layers", layers)
+    grown = empty(model, target)
+    # the copies follow the layers they are copied from, spread over the depth
+    sources = sorted((i * layers) // layers_new for i in range(layers_new))
+    state = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            found = re.search(r"\.(\d+)\.", name)
+            if not found:
+                p.copy_(state[name])
+                continue
+            i = int(found[1])
+            is_copy = i > 0 and sources[i] == sources[i - 1]
+            if is_copy and ("o_proj" in name or "down_proj" in name):
+                continue
+            p.copy_(state[name.replace(f".{i}.", f".{sources[i]}.", 1)])
+    return grown
+
+
+# what each does not claim, as `growproof check --without`
+WITHOUT: dict[str, tuple[str, ...]] = {
+    "hypercloning": ("stablelm", "head_dim", "layers", "zero_padding"),
+    "lemon": ("head_dim", "zero_padding"),
+    "article": ("llama", "gqa", "heads"),
+    "article_mended": ("llama", "gqa", "heads"),
+    "llama_pro": ("hidden", "heads", "groups", "head_dim", "mlp"),
+}

@@ -1,0 +1,114 @@
+"""How long growing takes, beside a copy of the same bytes and the article's own loop.
+
+    pytest integration/test_benchmarks.py --benchmark-json=bench.json
+
+Nothing here passes or fails by the clock. `extra_info` carries the ratios, which mean
+more than milliseconds on a shared machine, and the error of the very same call.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import growproof
+import pytest
+import torch
+from growproof.models import state_of
+from transformers import StableLmConfig
+
+from properties import ledger
+from properties.strategies import make
+
+from .others import grow_proj
+
+if importlib.util.find_spec("pytest_benchmark") is None:
+    pytest.skip(
+        "pytest-benchmark is not installed: pip install 'growproof[test]'",
+        allow_module_level=True,
+    )
+
+TARGET = {"hidden_size": 640}
+
+
+@functools.cache
+def model() -> Any:
+    """A StableLm of 10 million parameters, bfloat16: 512 wide, 8 heads."""
+    config = StableLmConfig(
+        vocab_size=4096, hidden_size=512, intermediate_size=1408, num_hidden_layers=2,
+        num_attention_heads=8, num_key_value_heads=8, use_qkv_bias=True,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return make(config, 0, "loud", 1e-5, torch.bfloat16)
+
+
+def memcpy(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """A copy of every byte of a state dict."""
+    return [x.clone() for x in state.values()]
+
+
+def article_loop(old: Any) -> Any:
+    """The article's script up to the scaling: build, initialise, cast, copy."""
+    config = copy.deepcopy(old.config)
+    config.hidden_size = TARGET["hidden_size"]
+    bigger = type(old)(config).to(old.dtype)
+    heads = config.num_key_value_heads
+    for name, p in old.named_parameters():
+        to = bigger.get_parameter(name)
+        if "q_proj" in name or "k_proj" in name or "v_proj" in name:
+            to.data[:] = grow_proj(p.data, heads, heads, config.hidden_size)
+        elif "o_proj" in name:
+            to.data[:] = grow_proj(p.data.T, heads, heads, config.hidden_size).T
+        else:
+            to.data[:] = 0
+            to.data[tuple(slice(n) for n in p.shape)] = p.data
+    return bigger
+
+
+def seconds(call: Callable[[], object], rounds: int = 5) -> float:
+    """The least time of a few calls."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("norm", ["centred", "scaled", "masked"])
+def test_growing(benchmark: Any, norm: Any) -> None:
+    """growproof.grow, 512 → 640; its time over a memcpy's and over the article's loop."""
+    grown = benchmark.pedantic(
+        growproof.grow, args=(model(), TARGET), kwargs={"norm": norm}, rounds=5,
+        warmup_rounds=1,
+    )  # fmt: skip
+    copying = seconds(lambda: memcpy(state_of(grown)))
+    looping = seconds(lambda: article_loop(model()), rounds=2)
+    error = error_of(grown)
+    if benchmark.stats is not None:  # None under --benchmark-disable
+        taken = benchmark.stats.stats.min
+        benchmark.extra_info |= {
+            "over_memcpy": taken / copying,
+            "over_article_loop": taken / looping,
+            "article_loop_over_memcpy": looping / copying,
+        }
+    benchmark.extra_info |= {
+        "bytes": sum(p.nbytes for p in grown.parameters()),
+        "ratio": error.ratio,
+        "ulps": error.ulps,
+        "relative": error.relative,
+    }
+    assert math.isfinite(error.relative)
+
+
+def error_of(grown: Any) -> ledger.Measured:
+    """The grown model's logits against the original's, both in float64."""
+    ids = torch.arange(64)[None] * 37 % model().config.vocab_size
+    with torch.no_grad():
+        a, b = (copy.deepcopy(m).double()(ids).logits for m in (grown, model()))
+    return ledger.measure(a, b, n=model().config.hidden_size, dtype=torch.bfloat16)
