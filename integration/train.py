@@ -23,12 +23,19 @@ import inspect
 import io
 import math
 import platform
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# A script's own folder comes first on the path: transformers looks for an optional
+# package named kernels, and must not find integration/kernels.py.
+if __name__ == "__main__":
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
 
 import tokenizers
 import torch
