@@ -63,7 +63,7 @@ COMMON: dict[str, Any] = {
 }
 settings.register_profile(
     "quick",
-    max_examples=16,
+    max_examples=12,
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
