@@ -173,13 +173,11 @@ def test_saves_and_loads(grower, case: Case, dtype) -> None:
     assert not any(info.values()), f"loading reported {info}"
     for name, w in model.state_dict().items():
         assert torch.equal(w, again.state_dict()[name]), f"{name} changed on disk"
-    # BLAS sees another alignment of the memory, and a last bit of it may flip one of
-    # the float32 softmax or norm inside (u = 6e-8), which loud weights then amplify
-    with torch.no_grad():
+    with torch.no_grad():  # BLAS sees another alignment of the memory: no bits here
         before = model.eval().double()(case.ids).logits
         after = again.eval().double()(case.ids).logits
     worst = float((before - after).abs().max() / before.abs().max())
-    assert worst < 1e-5, (
+    assert worst < 1e-9, (
         f"through save and load the logits moved by {worst:.3g} of scale"
     )
 
