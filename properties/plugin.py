@@ -271,6 +271,9 @@ class Gate:
         """Add the explanation, the error's size and the script to a failed report."""
         ratio = getattr(error, "ratio", math.nan)
         report.user_properties.append(("ratio", ratio))
+        report.user_properties.append(
+            ("reason", (str(error).splitlines() or ["failed"])[0])
+        )
         function = getattr(item, "function", None)
         if not uses_grower(item) or function is None:
             return
@@ -290,9 +293,7 @@ class Gate:
         name = report.nodeid.rpartition("::")[2]
         found = dict(report.user_properties)
         if report.failed and "ratio" in found:
-            message = (
-                report.longreprtext.strip().splitlines()[-1] if report.longrepr else ""
-            )
+            message = str(found.get("reason", "failed"))
             ratio = float(found["ratio"])  # pyright: ignore[reportArgumentType]
             ceiling = ratio if math.isfinite(ratio) else None
             expires = datetime.date.today() + datetime.timedelta(days=90)
