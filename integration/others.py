@@ -59,6 +59,9 @@ def empty(model: Any, target: Mapping[str, int], **changes: Any) -> Any:
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
     grown = type(model)(config).to(model.device, model.dtype)
+    # .to() rounds the rotary frequencies as well, which from_pretrained keeps in float32
+    rotary = grown.model.rotary_emb
+    grown.model.rotary_emb = type(rotary)(config=config).to(model.device)
     with torch.no_grad():
         for p in grown.parameters():
             p.zero_()
@@ -303,6 +306,8 @@ def article_script(model: Any, target: Mapping[str, int], *, mended: bool) -> An
             if "q_proj" in name:
                 p.data[:] *= math.sqrt(new["head_dim"] / old["head_dim"])
     if mended:
+        rotary = biggermodel.model.rotary_emb
+        biggermodel.model.rotary_emb = type(rotary)(config=config)
         kinds = {re.sub(r"\.\d+\.", ".", n): p for n, p in model.named_parameters()}
         for name, p in biggermodel.named_parameters():
             p.requires_grad_(kinds[re.sub(r"\.\d+\.", ".", name)].requires_grad)
