@@ -204,7 +204,11 @@ class Gate:
             f"{self.option.markexpr or 'all'}; left out: {out}; beyond the core: {claims}",
         ]
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Leave out what is not claimed; after -k and -m, add what xfails lack."""
         known = {item.name for item in items}
         kept, dropped = [], []
         for item in items:
@@ -214,15 +218,15 @@ class Gate:
                 self.deselected[reason] += 1
         if dropped:
             self.config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+        yield
         today = datetime.date.today()
         for entry in self.expected.values():
             problem = entry.problem(known, today)
             if problem:
-                session = items[0].session
-                kept.append(
+                items.append(
                     StaleXfail.from_parent(session, name=entry.law, problem=problem)
                 )
-        items[:] = kept
 
     def left_out_by(self, item: pytest.Item) -> str | None:
         """The feature for want of which an item is not run."""
