@@ -43,7 +43,7 @@ PROMISES = {
 }
 MARKERS = PROMISES | {
     "reference": "about growproof's own reference, not the grower under test",
-    "needs(promise)": "the law makes sense for growers with this promise as well",
+    "needs(*features)": "the law is for growers that claim these promises or features",
 }
 FEATURES = (*CORE, "lossless", "zero_padding", "hygiene")
 MORE = (*EXTRAS, "trainable")
@@ -237,18 +237,14 @@ class Gate:
         if item.get_closest_marker("trainable") and "trainable" not in DOMAIN.features:
             return "trainable (not claimed)"
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
-        for promise in ("lossless", "zero_padding", "hygiene"):
-            wanted = promise in needed or item.get_closest_marker(promise)
-            if promise in self.left_out and wanted:
-                return promise
+        for feature in self.left_out:
+            if feature in needed or item.get_closest_marker(feature):
+                return feature
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         for name in ("family", "axis"):
             value = str(params.get(name, ""))
             if value in (*FAMILIES, *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
-            missing = [f for f in CORE if f not in DOMAIN.features | set(FAMILIES)]
-            if value.startswith("all") and missing:
-                return f"all together, without {', '.join(missing)}"
         return None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
