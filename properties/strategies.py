@@ -7,6 +7,7 @@ a target, and a seed. Values are valid by construction, the simplest first.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -344,6 +345,34 @@ def rope_types(draw: st.DrawFn, theta: float) -> dict[str, Any]:
             "original_max_position_embeddings": 32,
         }
     return rope
+
+
+def needed(
+    family: str, config: Mapping[str, Any], target: Mapping[str, int]
+) -> list[str]:
+    """The features that a grower must claim for this growth to be its business.
+
+    A StableLm's hidden size is heads · head_dim: it grows by those, not by itself.
+    """
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    grown = {axis for axis, name in CONFIG_NAME.items() if name in target}
+    if family == "stablelm":
+        width = target.get("hidden_size", config["hidden_size"])
+        taller = (
+            width // target.get(CONFIG_NAME["heads"], heads)
+            > config["hidden_size"] // heads
+        )
+        grown = grown - {"hidden"} | ({"head_dim"} if taller else set())
+    options = {
+        "gqa": groups < heads,
+        "biases": any(
+            config.get(n) for n in ("attention_bias", "mlp_bias", "use_qkv_bias")
+        ),
+        "tied": config.get("tie_word_embeddings"),
+        "parallel": config.get("use_parallel_residual"),
+        "qk_norm": config.get("qk_layernorm"),
+    }
+    return sorted({family} | grown | {name for name, on in options.items() if on})
 
 
 def smallest() -> list[Case]:

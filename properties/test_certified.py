@@ -2,35 +2,20 @@
 
 import pytest
 
-from .certificates import Case, cases, certify, config_of
-from .strategies import AXES
+from .certificates import cases, certify, config_of
+from .strategies import needed
 
 pytestmark = [pytest.mark.lossless]
 CASES = {(case.family, case.name): case for case in cases()}
 
 
-def features(case: Case) -> set[str]:
-    """What a grower must claim for this growth to be its business."""
-    fields = case.fields
-    found = set(AXES) if case.name.startswith("all") else {case.name} & set(AXES)
-    flags = ("attention_bias", "mlp_bias", "use_qkv_bias")
-    return found | {
-        feature
-        for feature, present in {
-            case.family: True,
-            "gqa": fields["num_key_value_heads"] < fields["num_attention_heads"],
-            "biases": any(fields.get(flag) for flag in flags),
-            "tied": fields.get("tie_word_embeddings"),
-            "parallel": fields.get("use_parallel_residual"),
-        }.items()
-        if present
-    }
-
-
 @pytest.mark.parametrize(
     ("family", "axis"),
     [
-        pytest.param(*key, marks=pytest.mark.needs(*sorted(features(case))))
+        pytest.param(
+            *key,
+            marks=pytest.mark.needs(*needed(case.family, case.fields, case.target)),
+        )
         for key, case in CASES.items()
     ],
 )

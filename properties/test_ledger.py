@@ -21,7 +21,6 @@ import torch
 from . import ledger
 from .ledger import KEY, Comparison, Ledger, LedgerError, Loss, measure
 
-pytestmark = pytest.mark.reference
 NORM = "test_norm"
 PACKAGE = __package__ or "properties"  # growproof.properties in the wheel
 ROOT = Path(__file__).parents[PACKAGE.count(".") + 1]

@@ -15,7 +15,6 @@ from . import ledger, report
 from .ledger import Ledger
 from .test_ledger import BAD, GOOD, book, comparison, loss
 
-pytestmark = pytest.mark.reference
 HOSTILE = "Growth(hidden_size=(64, 96)) | `<script>nope()</script>`"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = (

@@ -5,8 +5,6 @@ import pytest
 from . import ledger, sensitivity
 from .sensitivity import JUDGES, PATH, PLANTS, Plant, good, judge, markdown, table
 
-pytestmark = pytest.mark.reference
-
 
 def test_table_is_the_committed_one() -> None:
     """sensitivity.md says what is measured, and the ledger is never behind a budget."""
