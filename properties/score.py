@@ -68,7 +68,7 @@ def page(reporter: Any) -> None:
     if not rows:
         return
     reporter.section("score")
-    line = "{:<13}{:<10}{:<10}{:>7}{:>7}{:>9}{:>8}  {:<19}{:>10}"
+    line = "{:<13}{:<9}{:<29}{:>7}{:>7}{:>9}{:>8}  {:<19}{:>10}"
     reporter.line(
         line.format("promise", "family", "axis", *COLUMNS, "tier", "max error")
     )
