@@ -1,6 +1,6 @@
 """Train the three checkpoints that ship with growproof, from text that Python ships.
 
-    python integration/train.py stablelm          # StableLm, 5 layers, 10 minutes of one core
+    python integration/train.py stablelm          # StableLm, 5 layers, 15 minutes
     python integration/train.py stablelm_qknorm   # q/k layernorm, parallel residual, GQA
     python integration/train.py llama             # Llama, GQA, tied embeddings
     python integration/train.py licence           # print this Python's licence, no more
