@@ -147,7 +147,6 @@ class Gate:
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
-        self.shares: list[tuple[int, int]] = []
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"

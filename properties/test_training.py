@@ -77,7 +77,7 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
 @fewer(2)
 @given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
 def test_new_parameters_train(grower, case: Case, record_share) -> None:
-    """Some new entry of every writer has a gradient at the first step."""
+    """Some new parameters have a gradient at the first step; their share is reported."""
     grown = grow(case, grower)
     found = gradients(grown.shape, grown.state, case.ids)
     moving = total = 0
