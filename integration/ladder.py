@@ -499,7 +499,6 @@ def compute(subject: Subject) -> ledger.Ledger:
     finally:
         ledger.stop()
     book.environment, book.created = ledger.environment(), ledger.now()
-    book.run = {"tests": 0, "failed": 0}
     return book
 
 

@@ -43,7 +43,8 @@ from .strategies import Case, profile
 # low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
 #   everything else by then, and the √n of the sums, done in float64, is slack.
 # weights: one stored weight, against the exactly scaled one rounded once, in units of u:
-#   0 where the scale is the table's, ≤ 1 + the error of the estimated scale elsewhere.
+#   0 where the scale is the table's. An estimated scale, a mean of (1 + δ), |δ| ≤ u, is
+#   off by u at most; numbers that near round to neighbours, one last place or 2u apart.
 BUDGETS = {"block": 16.0, "decoder": 16.0, "stock": 8.0, "low": 3.0, "weights": 2.0}
 
 

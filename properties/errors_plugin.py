@@ -61,10 +61,7 @@ class Worker:
         self.ledger = ledger.start()
 
     def pytest_sessionfinish(self) -> None:
-        self.ledger.environment, self.ledger.run = (
-            ledger.environment(),
-            {"tests": 0, "failed": 0},
-        )
+        self.ledger.environment = ledger.environment()
         self.output["growproof_errors"] = ledger.dumps(self.ledger)
 
 
@@ -152,7 +149,7 @@ class Controller:
 
     def _finish(self, session: pytest.Session) -> None:
         failed, tests = session.testsfailed, session.testscollected
-        self.ledger.run = {"tests": tests, "failed": failed}
+        self.ledger.run |= {"tests": tests, "failed": failed}
         self.ledger.created = ledger.now()
         if problem := self._incomplete():
             self._run(session, {"complete": problem})
@@ -203,7 +200,10 @@ class Controller:
             return
         terminalreporter.section("errors")
         total = sum(r.count for r in records)
-        terminalreporter.line(f"{total} comparisons in {len(records)} keys")
+        grown = self.ledger.run["growths"]
+        terminalreporter.line(
+            f"{grown} models grown, {total} comparisons in {len(records)} keys"
+        )
         tight = [(r.headroom, r) for r in records if r.headroom is not None]
         for headroom, r in sorted(tight, key=lambda pair: pair[0])[:3]:
             terminalreporter.line(f"  headroom {headroom:.3g}: {r.key[0]} {r.name}")

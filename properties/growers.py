@@ -15,6 +15,8 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
+from . import ledger
+
 DEFAULT = "growproof:grow"
 
 
@@ -37,6 +39,7 @@ class Grower:
                 f"{self.name} returned {type(grown).__name__}, expected a transformers "
                 "model (StableLmForCausalLM or LlamaForCausalLM)"
             )
+        ledger.grew()
         return grown
 
 

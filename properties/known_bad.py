@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import growproof
 import torch
 from growproof.layout import heads_map, parameters
 from growproof.models import build, config_of, model_of, plan_model, state_of
@@ -237,6 +238,12 @@ def copied_layers(new: State, old: State, growth: Growth) -> None:
         found = re.search(r"layers\.(\d+)\.", name)
         if found and int(found[1]) > last:
             new[name] = new[name.replace(found[0], f"layers.{last}.")].clone()
+
+
+def silent_values(new: State, old: State, growth: Growth) -> None:
+    """v as `fill="zeros"` leaves it, though o, which reads it, is zero there as well."""
+    zeros = grow_state(old, dataclasses.replace(growth, fill="zeros"))
+    new.update({name: w for name, w in zeros.items() if "v_proj" in name})
 
 
 def half_silent_layers(new: State, old: State, growth: Growth) -> None:
@@ -764,6 +771,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
           law="test_left_padding", reason="padded batch", function=False,
           model=deaf_to_masks),
+    # training
+    Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
+          law="test_new_parameters_train", reason="is stuck", function=False),
+    Fault(name="values_never_train", says="new value lanes zero, and zero what reads them",
+          law="test_new_parameters_train", reason=r"o_proj\.weight \(query\) is stuck",
+          source="growproof, until 2026-11-25", function=False,
+          options={"fill": "trainable"}, state=silent_values),
     Fault(name="layers_not_grown", says="new layers are left out",
           law="test_sizes_are_those_asked_for", reason="num_hidden_layers",
           features=("layers",), function=False,
@@ -788,10 +802,13 @@ BY_NAME = {fault.name: fault for fault in FAULTS}
 
 def likely_cause(grown: Grown) -> str:
     """The known-bad growers whose result this is, entry for entry."""
+    model, target = grown.case.model(), grown.case.target
+    if same(growproof.grow(model, target), grown.model):
+        return "not the weights or sizes: growproof:grow gives the same ones here"
     found = []
     for fault in FAULTS:
         try:
-            other = fault(grown.case.model(), grown.case.target)
+            other = fault(grown.case.model(), target)
         except Exception:  # a fault that cannot be planted here is not the cause
             continue
         if same(other, grown.model):

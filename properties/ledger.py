@@ -266,6 +266,10 @@ def _bin(ratio: float) -> int:
     return TOP if ratio >= 2.0**64 else math.ceil(math.log2(ratio) * OCTAVE)
 
 
+# items, those that failed, and the models that the grower under test has grown
+NOTHING_RUN = {"tests": 0, "failed": 0, "growths": 0}
+
+
 @dataclass
 class Ledger:
     """All records of a run, with what it ran in."""
@@ -273,7 +277,7 @@ class Ledger:
     records: dict[Key, Record] = field(default_factory=dict)
     losses: dict[Key, Loss] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, int] = field(default_factory=dict)
+    run: dict[str, int] = field(default_factory=lambda: dict(NOTHING_RUN))
     accepted: list[dict[str, Any]] = field(default_factory=list)
     created: str = ""
 
@@ -287,6 +291,7 @@ class Ledger:
             self.losses[loss.key] = loss
 
     def merge(self, other: Ledger) -> None:
+        self.run["growths"] += other.run["growths"]
         for key, record in other.records.items():
             self.record(key).merge(record)
         for loss in other.losses.values():
@@ -314,6 +319,12 @@ def record(comparison: Comparison) -> None:
 def record_loss(loss: Loss) -> None:
     if current is not None:
         current.add_loss(loss)
+
+
+def grew() -> None:
+    """Count one model that the grower under test has grown."""
+    if current is not None:
+        current.run["growths"] += 1
 
 
 def start() -> Ledger:
@@ -466,7 +477,8 @@ def loads(text: str) -> Ledger:
     if error := jsonschema.exceptions.best_match(validator.iter_errors(data)):
         raise LedgerError(f"at {error.json_path}: {error.message[:300]}")
     ledger = Ledger(
-        **{n: data[n] for n in ("environment", "run", "accepted", "created")}
+        **{n: data[n] for n in ("environment", "accepted", "created")},
+        run=NOTHING_RUN | data["run"],
     )
     for row in data["comparisons"]:
         record = _unpack(row)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import importlib.metadata
 import math
 from collections import Counter
@@ -39,7 +40,7 @@ PROMISES = {
     "lossless": "the same logits, however it was done",
     "zero_padding": "the article's invariants at every tap, block by block",
     "hygiene": "source, dtype, mode, tying, config, save and reload, cache",
-    "trainable": "new parameters receive gradients (asked for by --with trainable)",
+    "trainable": "no new lane is stuck at the first step (asked for by --with trainable)",
 }
 MARKERS = PROMISES | {
     "reference": "about growproof's own reference, not the grower under test",
@@ -129,6 +130,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+    gc.freeze()  # models come and go by the thousand; what is imported does not
     try:
         config.pluginmanager.register(Gate(config), "growproof")
     except (BrokenGrower, xfails.XfailError) as error:
@@ -147,6 +149,7 @@ class Gate:
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
+        self.share: Counter[str] = Counter()
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -248,6 +251,7 @@ class Gate:
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         LATEST.clear()
+        self.share.clear()
         item.user_properties += score.properties(item)
 
     @pytest.hookimpl(wrapper=True)
@@ -258,6 +262,9 @@ class Gate:
         if report.when != "call" or report.skipped:
             return report
         entry = self.expected.get(item.name)
+        if self.share:
+            share = (self.share["moving"], self.share["total"])
+            report.user_properties.append(("share", share))
         if report.failed and call.excinfo is not None:
             self.tell(item, call.excinfo.value, report)
         if entry is None or isinstance(item, StaleXfail):
@@ -321,13 +328,10 @@ class Gate:
         """growproof's own grower with its options, on a case."""
         return reference_grow
 
-    @pytest.fixture
-    def record_share(
-        self, request: pytest.FixtureRequest
-    ) -> Callable[[int, int], None]:
-        """Keep (new parameters with a gradient, new parameters) for the score page."""
-        properties = request.node.user_properties
-        return lambda moving, total: properties.append(("share", (moving, total)))
+    @pytest.fixture(scope="session")
+    def record_share(self) -> Callable[[int, int], None]:
+        """Count (new parameters with a gradient, new parameters) for the score page."""
+        return lambda moving, total: self.share.update(moving=moving, total=total)
 
 
 class StaleXfail(pytest.Item):

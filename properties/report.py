@@ -191,7 +191,10 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         return pairs
     tight = min(book.records.values(), key=_tightness, default=None)
     commit = (e["commit"] or "no git")[:12]
-    tests = f"{book.run['tests']} tests, {book.run['failed']} failed"
+    tests = (
+        f"{book.run['tests']} tests, {book.run['failed']} failed, "
+        f"{book.run['growths']} models grown"
+    )
     where = f"{e['profile'] or 'no profile'}, seed {e['seed']}, {commit}"
     return [
         *pairs,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from growproof.models import CLASSES, build, shape_of, state_of
+from growproof.layout import tensors
+from growproof.models import build, shape_of, state_of
 from growproof.shape import Shape
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -133,11 +134,10 @@ class Case:
 
 def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) -> Any:
     """A model of `config` with the weights that `fill` draws, rounded to `dtype`."""
-    with torch.device("meta"):
-        empty = CLASSES[config.model_type][1](config)
-    names = [name for name, _ in empty.named_parameters()]
-    state = {n: torch.empty(empty.get_parameter(n).shape, dtype=dtype) for n in names}
-    model = build(config, state)
+    sizes = tensors(shape_of(config))
+    model = build(
+        config, {name: torch.empty(size, dtype=dtype) for name, size in sizes}
+    )
     fill(model, seed, regime, eps)
     return model.eval()
 

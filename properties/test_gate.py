@@ -227,6 +227,21 @@ def test_growers_that_cannot_be_called(spec: str, message: str | None) -> None:
         growers.load_grower(spec)
 
 
+@pytest.mark.parametrize(("grower", "code"), [("trainable", 0), ("REFERENCE", 1)])
+def test_trainable_is_a_promise_of_its_own(tmp_path: Path, grower, code: int) -> None:
+    """--with trainable: a fill of zeros breaks it, and the share that moves is shown."""
+    done = run(
+        tmp_path, "-m", "growproof.cli", "check",
+        f"{__package__}.known_good:{grower}",
+        "--with=trainable", "-m", "trainable",
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    assert "new parameters with a gradient at the first step: " in done.stdout
+    if code:
+        assert "is stuck: no writer of it" in done.stdout
+        assert "likely cause: not the weights or sizes" in done.stdout
+
+
 def test_programs_that_cannot_be_called() -> None:
     """A command names its source, destination and target; its failure is quoted."""
     with pytest.raises(growers.BrokenGrower, match=r"needs \{destination\}"):

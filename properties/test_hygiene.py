@@ -268,8 +268,11 @@ def test_dropout_is_kept(grower, case: Case) -> None:
 @fewer(2)
 @given(data=st.data())
 def test_weights_are_rounded_once(grower, dtype: str, data) -> None:
-    """Each stored weight is s · w rounded once, s the exact scale: not the product of
-    rounded factors, nor a scale computed in the dtype of the model.
+    """Each stored weight is s · w rounded once, to one last place of the largest.
+
+    s: the table's scale or, where a grower shares it out otherwise, one scalar a tensor.
+    A scale or a product that was rounded once more is within that place: the ledger
+    shows it (0 for the exact scale), and comparing two runs finds it.
     """
     case = data.draw(cases(max_tokens=2), "case")
     grown = grow(case, grower, getattr(torch, dtype))

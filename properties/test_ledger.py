@@ -38,7 +38,7 @@ def comparison(ratio: float, case: object, **changes: object) -> Comparison:
 
 def book(*comparisons: Comparison, **environment: object) -> Ledger:
     """A ledger as a run of growproof:grow would leave it."""
-    made = Ledger(run={"tests": 1, "failed": 0}, created=ledger.now())
+    made = Ledger(run={"tests": 1, "failed": 0, "growths": 0}, created=ledger.now())
     made.environment = ledger.environment() | {"grower": "growproof:grow"} | environment
     for c in comparisons:
         made.record(tuple(getattr(c, name) for name in KEY)).add(c)

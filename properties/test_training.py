@@ -77,20 +77,36 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
 @fewer(2)
 @given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
 def test_new_parameters_train(grower, case: Case, record_share) -> None:
-    """Some new parameters have a gradient at the first step; their share is reported."""
+    """No new lane is stuck: at the first step a writer of each receives a gradient.
+
+    Any writer for a lane of the residual; its own for one of a head, an MLP, a new
+    layer. The share of the new parameters that move is reported.
+    """
     grown = grow(case, grower)
     found = gradients(grown.shape, grown.state, case.ids)
     moving = total = 0
+    stuck: dict[str, torch.Tensor] = {}  # where -> whether each lane is new and still
     for name, old_name, row in pairs(
         grown.growth, parameters(case.shape, grown.growth)
     ):
-        g = found[name]
-        new = torch.ones_like(g, dtype=torch.bool)
+        moves, old = found[name] != 0, torch.zeros_like(found[name])
         if old_name is not None:
             ones = torch.ones_like(grown.old_state[old_name])
-            new = place(ones, type(row)(row.axes), grown.growth) == 0
-        moving += int((g[new] != 0).sum())
-        total += int(new.sum())
+            old = place(ones, type(row)(row.axes), grown.growth)
+        moving += int((moves & (old == 0)).sum())
+        total += int((old == 0).sum())
+        if row.role != "writer":
+            continue
+        for dim, axis in enumerate(row.axes):
+            if axis == "vocab":
+                continue
+            where = axis if axis == "residual" else f"{name} ({axis})"
+            still = ~moves.any(1 - dim) & (~old.any(1 - dim) | (old_name is None))
+            stuck[where] = stuck.get(where, still) & still
     record_share(moving, total)
     assert total > 0
-    assert moving > 0, f"none of {total} new parameters receives a gradient"
+    for where, lanes in stuck.items():
+        assert not lanes.any(), (
+            f"new lane {int(lanes.nonzero()[0])} of {where} is stuck: no writer of it "
+            f"receives a gradient ({moving} of {total} new parameters do)"
+        )

@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
     StableLmForCausalLM,
 )
+from transformers.initialization import no_init_weights
 
 from growproof.layout import layers_map
 from growproof.masked import (
@@ -150,7 +151,7 @@ def build(config: Any, state: State) -> Any:
 
     Built on the meta device, so that nothing is initialised and then thrown away.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         model: Any = CLASSES[config.model_type][1](config)
     model.load_state_dict(dict(state), strict=False, assign=True)
     if config.tie_word_embeddings:

@@ -94,7 +94,7 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
     generator.manual_seed((growth.seed << 32) ^ zlib.crc32(name.encode()))
     draw = torch.empty(y.shape, dtype=y.dtype)
     y.copy_(draw.normal_(0, growth.initializer_range, generator=generator))
-    if row.axes[0] == "query" or (growth.old.qk_norm and row.axes[0] == "key"):
+    if row.axes[0] == "query" or row.centre == "key":  # not v, which o_proj silences
         silence_new_lanes(y, row, growth)
     return y
 
