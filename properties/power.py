@@ -2,11 +2,14 @@
 
 growproof power                      # each fault × its law × dtype, as a table
 growproof power --all-laws FAULT …   # every law on some faults
+growproof power --smallest           # shrunk: the smallest example that shows each
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import functools
 import importlib
 import inspect
 import itertools
@@ -18,17 +21,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from hypothesis import Phase, settings
 from tqdm import tqdm
 
-from . import ledger
+from . import corpus, ledger
+from .explain import describe
 from .growers import Grower
 from .known_bad import BY_NAME, FAULTS, Fault
 from .known_good import GROWERS, REFERENCE, Good
-from .strategies import CORE, DOMAIN
+from .strategies import CORE, DOMAIN, latest
 
 MODULES = (
     "test_attention", "test_mlp", "test_norms", "test_decoder", "test_hygiene",
@@ -36,12 +41,16 @@ MODULES = (
 )  # fmt: skip
 DTYPES = ("float64", "float32", "bfloat16")
 LAW_MARKS: dict[str, set[str]] = {}
+FAILURES: list[str] = []  # the arguments of each failure of a run
 RESULTS = Path(__file__).with_name("power.json")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One law on one fault: whether it was found, after how many examples, and why."""
+    """One law on one fault: whether it was found, after how many examples, and why.
+
+    example: the arguments that it was found with; shrunk, if that was asked for.
+    """
 
     fault: str
     law: str
@@ -50,6 +59,7 @@ class Cell:
     examples: int
     seconds: float
     message: str
+    example: str = ""
 
 
 def laws() -> dict[str, Callable[[Any], None]]:
@@ -87,15 +97,54 @@ def parametrisations(test: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         )
 
 
-def bind(test: Any, params: dict[str, Any]) -> Callable[[Any], None]:
-    """The law as a function of the grower alone."""
+def bind(test: Any, params: dict[str, Any]) -> Callable[..., None]:
+    """The law as a function of the grower alone, or on an example: see `parsed`."""
+    inner = test.hypothesis.inner_test
+    wanted = inspect.signature(inner).parameters
+    if "record_share" in wanted:
+        params = {**params, "record_share": lambda *_: None}
 
-    def law(grower: Any) -> None:
-        wanted = inspect.signature(test).parameters
-        extra = {"record_share": lambda *_: None} if "record_share" in wanted else {}
-        test(grower=grower, **params, **extra)
+    @functools.wraps(inner)
+    def kept(**drawn: Any) -> None:
+        try:
+            inner(**drawn)
+        except Exception:
+            told = {k: v for k, v in drawn.items() if k not in ("grower", *params)}
+            told["case"] = (told.pop("data", None) and latest()) or told["case"]
+            FAILURES.append(
+                ", ".join(f"{name}={value!r}" for name, value in sorted(told.items()))
+            )
+            raise
+
+    def law(grower: Any, example: str | None = None) -> None:
+        if example is not None:
+            drawn = parsed(example)
+            if "data" in wanted:
+                drawn = {"data": SimpleNamespace(draw=lambda *_, c=drawn["case"]: c)}
+            inner(grower=grower, **params, **drawn)
+            return
+        test.hypothesis.inner_test = kept
+        try:
+            test(grower=grower, **params)
+        finally:
+            test.hypothesis.inner_test = inner
 
     return law
+
+
+def parsed(example: str) -> dict[str, Any]:
+    """The arguments in a Cell's example: a case, literals and dtypes."""
+    call = ast.parse(f"dict({example})", mode="eval").body
+    assert isinstance(call, ast.Call)
+
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call):
+            return corpus.parse(ast.unparse(node))
+        if isinstance(node, ast.Attribute):
+            return getattr(torch, node.attr)
+        return ast.literal_eval(node)
+
+    return {str(keyword.arg): value(keyword.value) for keyword in call.keywords}
 
 
 def run(fault: Fault, names: list[str], dtype: str) -> Cell:
@@ -105,11 +154,12 @@ def run(fault: Fault, names: list[str], dtype: str) -> Cell:
 
     def counted(model: Any, target: Any) -> Any:
         nonlocal calls
-        calls += 1
+        calls += not FAILURES  # what comes after the first is shrinking
         return fault(model, target)
 
     table = laws()
-    name = names[-1]
+    FAILURES.clear()
+    name, example = names[-1], ""
     for name in names:
         try:
             table[name](Grower(fault.name, counted))
@@ -118,11 +168,11 @@ def run(fault: Fault, names: list[str], dtype: str) -> Cell:
                 "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
             )
             message, found = kind + (str(error).splitlines() or [""])[0], True
-            calls -= 1  # Hypothesis repeats the failing example once
+            example = FAILURES[-1]
             break
     DOMAIN.dtype = torch.float64
     seconds = round(time.perf_counter() - started, 2)
-    return Cell(fault.name, name, dtype, found, calls, seconds, message)
+    return Cell(fault.name, name, dtype, found, calls, seconds, message, example)
 
 
 def named(fault: Fault) -> list[str]:
@@ -205,8 +255,8 @@ def false_alarms(total: int, store: Path | None) -> int:
     return int(bool(alarms))
 
 
-def table(cells: list[Cell]) -> str:
-    """The detection table as text, 100 columns."""
+def table(cells: list[Cell], *, smallest: bool = False) -> str:
+    """The detection table as text, 100 columns; below each line the smallest case."""
     lines = [f"{'fault':<26}{'law':<46}{'dtype':<10}{'found':<7}{'after':>5}{'s':>7}"]
     for c in cells:
         found = "yes" if c.found else "no"
@@ -214,6 +264,8 @@ def table(cells: list[Cell]) -> str:
         lines.append(
             f"{c.fault:<26}{law:<46}{c.dtype:<10}{found:<7}{c.examples:>5}{c.seconds:>7.1f}"
         )
+        if smallest and c.found:
+            lines.append(f"    {describe(parsed(c.example)['case'])}")
     return "\n".join(lines)
 
 
@@ -223,6 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="default: all")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="default: all")
     parser.add_argument("--all-laws", action="store_true", help="every law, not one")
+    parser.add_argument("--smallest", action="store_true", help="shrink what is found")
     parser.add_argument("--json", metavar="FILE", type=Path, help="store the table")
     parser.add_argument("--false-alarms", metavar="N", type=int, default=0)
     options = parser.parse_args(argv)
@@ -233,7 +286,8 @@ def main(argv: list[str] | None = None) -> int:
     importlib.import_module(".plugin", __package__)  # registers the profiles
     if options.false_alarms:
         return false_alarms(options.false_alarms, options.json)
-    quiet()
+    shrink = (Phase.explicit, Phase.generate, Phase.shrink)
+    quiet(**({"phases": shrink} if options.smallest else {}))
     faults = [BY_NAME[name] for name in options.faults] or list(FAULTS)
     jobs = [
         (fault, names, dtype)
@@ -242,7 +296,7 @@ def main(argv: list[str] | None = None) -> int:
         for names in ([[n] for n in laws()] if options.all_laws else [named(fault)])
     ]
     cells = [run(*job) for job in tqdm(jobs, unit="cell", disable=None)]
-    print(table(cells))
+    print(table(cells, smallest=options.smallest))
     if options.json:
         options.json.write_text(json.dumps([asdict(c) for c in cells], indent=1) + "\n")
     truth = [c for c in cells if c.dtype == "float64" and not options.all_laws]

@@ -1,6 +1,6 @@
 """Long runs over the known-good growers: no flake, no false alarm, and the worst cases.
 
-    python -m properties.runs FOLDER [--seeds 10] [--jobs 2]
+    python -m properties.runs FOLDER [--seeds 0 1 …] [--jobs 2]
 
 Seed k judges a grower of its own, `growproof:grow` first, as a user would: `growproof
 check GROWER --hypothesis-profile thorough --hypothesis-seed k`. FOLDER, which is to lie
@@ -53,13 +53,13 @@ def main() -> int:
     """Run all seeds; exit 1 if a known-good grower was rejected."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(10))
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     folder: Path = options.folder.absolute()
     folder.mkdir(exist_ok=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(run, seed, folder) for seed in range(options.seeds)]
+        jobs = [pool.submit(run, seed, folder) for seed in options.seeds]
         codes = []
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="run", disable=None):
             name, code = job.result()

@@ -6,8 +6,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from . import power
-from .known_bad import FAULTS
+import pytest
+
+from . import ledger, power
+from .growers import Grower
+from .known_bad import BY_NAME, FAULTS
+from .known_good import BY_NAME as GOOD
+from .known_good import REFERENCE
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, object]:
@@ -43,6 +48,28 @@ def test_committed_table_is_complete() -> None:
     found = Counter(c["dtype"] for c in committed if c["found"])
     assert found["float64"] == len(FAULTS)
     assert found["float64"] > found["float32"] >= found["bfloat16"] > len(FAULTS) // 2
+
+
+def test_smallest_examples_show_their_faults(monkeypatch) -> None:
+    """Each committed example is rejected by its law, for the reason of its fault."""
+    monkeypatch.setattr(ledger, "current", None)  # not errors of the grower under test
+    table = power.laws()
+    for cell in json.loads(power.RESULTS.read_text()):
+        if cell["dtype"] == "float64":
+            fault = BY_NAME[cell["fault"]]
+            with pytest.raises(AssertionError, match=fault.reason):
+                table[cell["law"]](Grower(fault.name, fault), cell["example"])
+
+
+def test_reference_passes_the_smallest_examples(monkeypatch) -> None:
+    """What shows a fault is not a case that any grower fails."""
+    monkeypatch.setattr(ledger, "current", None)
+    table = power.laws()
+    for cell in json.loads(power.RESULTS.read_text()):
+        trains = BY_NAME[cell["fault"]].law == "test_new_parameters_train"
+        if cell["dtype"] == "float64":
+            good = GOOD["trainable"] if trains else REFERENCE
+            table[cell["law"]](Grower(good.name, good), cell["example"])
 
 
 def test_there_are_enough_faults() -> None:
