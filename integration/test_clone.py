@@ -31,7 +31,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from properties.checks import close, responses
+from properties.checks import Responses, close
 from properties.strategies import CORE, DOMAIN, EXTRAS, Case, cases
 
 FAMILIES = ("llama", "stablelm")
@@ -72,7 +72,7 @@ def compare(
     exact = {name: w.double() for name, w in state.items()}
     clone = decoder.forward(shape, state, case.ids, BLAS)
     truth = decoder.forward(shape, exact, case.ids, BLAS)
-    response = responses(
+    response = Responses(
         lambda shaken: decoder.forward(shape, shaken, case.ids, BLAS),
         exact, truth, rounding,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from growproof.layout import Row
 from growproof.padding import place
 
 from . import repro_script, strategies
-from .checks import Grown, new_entries, responses
+from .checks import Grown, Responses, new_entries
 from .strategies import Case
 
 
@@ -27,7 +27,7 @@ def first_wrong_tap(grown: Grown) -> str:
     case = grown.case
     old = forward(case.shape, grown.old_state, case.ids)
     new = forward(grown.shape, grown.state, case.ids)
-    response = responses(
+    response = Responses(
         lambda state: forward(case.shape, state, case.ids),
         grown.old_state,
         old,

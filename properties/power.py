@@ -1,7 +1,7 @@
 """What the suite is worth: every known-bad grower, and the law that finds it.
 
 growproof power                      # each fault × its law × dtype, as a table
-growproof power --all-laws FAULT …   # every law on some faults
+growproof power --all-laws FAULT …   # every law on some faults, --picture as SVG
 growproof power --smallest           # shrunk: the smallest example that shows each
 """
 
@@ -28,12 +28,14 @@ import torch
 from hypothesis import Phase, settings
 from tqdm import tqdm
 
-from . import corpus, ledger
+from . import ledger
 from .explain import describe
 from .growers import Grower
 from .known_bad import BY_NAME, FAULTS, Fault
 from .known_good import GROWERS, REFERENCE, Good
-from .strategies import CORE, DOMAIN, latest
+from .plugin import PROMISES
+from .power_picture import Matrix, picture
+from .strategies import CORE, DOMAIN, latest, parse
 
 MODULES = (
     "test_attention", "test_mlp", "test_norms", "test_decoder", "test_hygiene",
@@ -62,9 +64,9 @@ class Cell:
     example: str = ""
 
 
-def laws() -> dict[str, Callable[[Any], None]]:
-    """Every law of the grower under test, by its pytest name: law(grower)."""
-    found: dict[str, Callable[[Any], None]] = {}
+def laws() -> dict[str, Callable[..., None]]:
+    """Every law of the grower under test, by its pytest name: law(grower, example)."""
+    found: dict[str, Callable[..., None]] = {}
     for module in MODULES:
         tests = vars(importlib.import_module(f".{module}", __package__))
         for name, test in tests.items():
@@ -139,7 +141,7 @@ def parsed(example: str) -> dict[str, Any]:
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.Call):
-            return corpus.parse(ast.unparse(node))
+            return parse(ast.unparse(node))
         if isinstance(node, ast.Attribute):
             return getattr(torch, node.attr)
         return ast.literal_eval(node)
@@ -182,6 +184,12 @@ def named(fault: Fault) -> list[str]:
     ]
 
 
+def claimed(fault: Fault) -> list[str]:
+    """Every law, but for `trainable`: that is a promise of faults that break it alone."""
+    trains = set(named(fault))
+    return [n for n in laws() if "trainable" not in LAW_MARKS[n] or n in trains]
+
+
 def right_reason(fault: Fault, cell: Cell) -> bool:
     """Rejected by an assertion that says what the fault says, not by a crash."""
     crash = re.match(r"\w+(Error|Exception): ", cell.message)
@@ -206,12 +214,8 @@ GOOD_NAMES = [good.name for good in GROWERS]
 
 def promised(good: Good) -> list[str]:
     """The laws that a known-good grower promises: all of a law's markers."""
-    kept = []
-    for name in laws():
-        wanted = LAW_MARKS[name] & {"lossless", "zero_padding", "hygiene", "trainable"}
-        if wanted <= set(good.promises):
-            kept.append(name)
-    return kept
+    kept = set(good.promises)
+    return [name for name in laws() if LAW_MARKS[name] & set(PROMISES) <= kept]
 
 
 def false_alarms(total: int, store: Path | None) -> int:
@@ -255,6 +259,23 @@ def false_alarms(total: int, store: Path | None) -> int:
     return int(bool(alarms))
 
 
+def matrix(cells: list[Cell], store: Path | None, drawn: Path | None) -> int:
+    """What --all-laws stores and draws; exit 1 if no law finds a fault."""
+    found: dict[str, Matrix] = {}
+    for c in cells:
+        laws_of = found.setdefault(c.dtype, {}).setdefault(c.fault, {})
+        if c.found:
+            laws_of[c.law] = c.examples
+    if store:
+        store.write_text(json.dumps(found, indent=1) + "\n")
+    if drawn:
+        drawn.write_text(picture(next(iter(found.values()))))
+    for dtype, faults in found.items():
+        least = min(faults, key=lambda fault: len(faults[fault]))
+        print(f"{dtype}: found by the fewest laws, {len(faults[least])}: {least}")
+    return int(not all(found.get("float64", {"": 1}).values()))
+
+
 def table(cells: list[Cell], *, smallest: bool = False) -> str:
     """The detection table as text, 100 columns; below each line the smallest case."""
     lines = [f"{'fault':<26}{'law':<46}{'dtype':<10}{'found':<7}{'after':>5}{'s':>7}"]
@@ -274,7 +295,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("growproof power", description=__doc__)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help="default: all")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="default: all")
-    parser.add_argument("--all-laws", action="store_true", help="every law, not one")
+    parser.add_argument(
+        "--all-laws",
+        action="store_true",
+        help="every law, not one: fault → law → examples, where it is found, as --json",
+    )
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="of --all-laws")
     parser.add_argument("--smallest", action="store_true", help="shrink what is found")
     parser.add_argument("--json", metavar="FILE", type=Path, help="store the table")
     parser.add_argument("--false-alarms", metavar="N", type=int, default=0)
@@ -283,7 +309,6 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         print(f"no known-bad grower is called {', '.join(unknown)}", file=sys.stderr)
         return 4
-    importlib.import_module(".plugin", __package__)  # registers the profiles
     if options.false_alarms:
         return false_alarms(options.false_alarms, options.json)
     shrink = (Phase.explicit, Phase.generate, Phase.shrink)
@@ -293,13 +318,17 @@ def main(argv: list[str] | None = None) -> int:
         (fault, names, dtype)
         for fault in faults
         for dtype in options.dtype or DTYPES
-        for names in ([[n] for n in laws()] if options.all_laws else [named(fault)])
+        for names in (
+            [[n] for n in claimed(fault)] if options.all_laws else [named(fault)]
+        )
     ]
     cells = [run(*job) for job in tqdm(jobs, unit="cell", disable=None)]
     print(table(cells, smallest=options.smallest))
+    if options.all_laws:
+        return matrix(cells, options.json, options.picture)
     if options.json:
         options.json.write_text(json.dumps([asdict(c) for c in cells], indent=1) + "\n")
-    truth = [c for c in cells if c.dtype == "float64" and not options.all_laws]
+    truth = [c for c in cells if c.dtype == "float64"]
     missed = [c for c in truth if not right_reason(BY_NAME[c.fault], c)]
     for c in missed:
         wanted = f"{BY_NAME[c.fault].law} to say {BY_NAME[c.fault].reason!r}"

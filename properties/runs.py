@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from .growers import DEFAULT
 from .known_good import GROWERS, REFERENCE, Good
-
-PROMISES = ("lossless", "zero_padding", "hygiene")
+from .plugin import FEATURES, PROMISES
 
 
 def arguments(good: Good) -> list[str]:
     """What `growproof check` is told of this grower."""
     spec = DEFAULT if good is REFERENCE else f"{__package__}.known_good:{good.name}"
-    absent = [p for p in PROMISES if p not in good.promises] + list(good.without)
+    broken = set(PROMISES) & set(FEATURES) - set(good.promises)
+    absent = [*sorted(broken), *good.without]
     return [
         spec,
         *(f"--without={feature}" for feature in absent),

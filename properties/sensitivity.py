@@ -31,7 +31,7 @@ from growproof.shape import Growth, Shape
 from torch import Tensor
 
 from . import ledger
-from .checks import Violation, close, responses
+from .checks import Responses, Violation, close
 from .known_bad import NORM, rows, times
 from .ledger import Ledger
 from .strategies import Case, Regime
@@ -101,7 +101,7 @@ def known(dtype: str) -> list[Known]:
             return forward(one.shape, weights, one.ids)
 
         truth, growth = run(state), plan_model(one.hf_config, one.target)
-        response, logits = responses(run, state, truth, kind), run(stored)["logits"]
+        response, logits = Responses(run, state, truth, kind), run(stored)["logits"]
         found.append(Known(one, growth, stored, truth, response, logits))
     return found
 

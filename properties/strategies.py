@@ -6,6 +6,7 @@ a target, and a seed. Values are valid by construction, the simplest first.
 
 from __future__ import annotations
 
+import ast
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,17 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed + 1)
         size = (self.batch, self.tokens)
         return torch.randint(0, self.shape.vocab, size, generator=generator)
+
+
+def parse(text: str) -> Case:
+    """The Case whose repr this is. Raises ValueError for anything but literals."""
+    call = ast.parse(text, mode="eval").body
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Case":
+        raise ValueError(f"expected Case(...), got {text[:60]!r}")
+    fields: dict[str, Any] = {
+        str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords
+    }
+    return Case(**fields)
 
 
 def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) -> Any:

@@ -22,8 +22,11 @@ from growproof.padding import grow_state
 from growproof.shape import Growth
 from torch import Tensor, nn
 
-from . import certificates
-from .certificates import TINY, Certificate, Surd, cases, certify, main
+from . import certificates, certify
+from .certificates import Certificate
+from .certify import TINY, cases, main
+from .recovery import recover, views
+from .surds import NOTHING, ONE, Surd, recognised
 
 State = dict[str, Tensor]
 TARGETS: dict[str, dict[str, dict[str, int]]] = {
@@ -36,8 +39,8 @@ LLAMA_ALL, STABLELM_ALL = TARGETS["llama"]["all"], TARGETS["stablelm"]["all"]
 def judged(
     grower: Any, family: str, target: dict[str, int], **fields: Any
 ) -> Certificate:
-    config = certificates.config_of(family, TINY[family] | fields)
-    return certify(grower, config, target)
+    config = certify.config_of(family, TINY[family] | fields)
+    return certificates.certify(grower, config, target)
 
 
 def edited(
@@ -94,9 +97,11 @@ def multiply(state: State, part: str, by: float) -> None:
 @pytest.mark.parametrize("case", cases(), ids=lambda c: f"{c.family}, {c.name}")
 @pytest.mark.parametrize("fill", ["zeros", "trainable"])
 def test_every_family_and_axis_is_certified(case: Any, fill: str) -> None:
-    config = certificates.config_of(case.family, case.fields)
+    config = certify.config_of(case.family, case.fields)
     grower: Any = growproof.grow
-    found = certify(functools.partial(grower, fill=fill), config, case.target)
+    found = certificates.certify(
+        functools.partial(grower, fill=fill), config, case.target
+    )
     assert found.verdict == "certified", found.reason
 
 
@@ -639,40 +644,40 @@ def test_noise_that_cancels_is_undecided() -> None:
 def test_roots_of_fractions_are_recognised(x: Fraction, degree: int) -> None:
     exact = Surd.root(x, degree)
     for sign in (1, -1):
-        found = certificates.recognised(sign * float(x) ** (1 / degree))
+        found = recognised(sign * float(x) ** (1 / degree))
         assert found is (exact if sign == 1 else -exact)
-    assert certificates.recognised(float(x) ** (1 / degree) * (1 + 1e-10)) is None
+    assert recognised(float(x) ** (1 / degree) * (1 + 1e-10)) is None
 
 
 def test_sums_and_products_of_roots_are_exact() -> None:
     two, half = Surd.root(Fraction(2)), Surd.root(Fraction(1, 2))
-    assert two * half is certificates.ONE
+    assert two * half is ONE
     assert half + half is two
-    assert two + -two is certificates.NOTHING
+    assert two + -two is NOTHING
     assert Surd.root(Fraction(3), 4) * Surd.root(Fraction(3), 4) is Surd.root(
         Fraction(3)
     )
-    assert two + certificates.ONE is not Surd.root(Fraction(5, 1))
+    assert two + ONE is not Surd.root(Fraction(5, 1))
     assert str(Surd.root(Fraction(2, 3))) == "√(2/3)"
     assert str(-Surd.root(Fraction(2, 3), 4)) == "-(2/3)^(1/4)"
-    assert str(two + certificates.ONE) == "1 + √(2)"
+    assert str(two + ONE) == "1 + √(2)"
 
 
 def test_every_form_is_recovered_as_what_it_is() -> None:
     """c · (entry, centred entry, mean) of every tensor and block: the very terms."""
-    shape = shape_of(certificates.config_of("stablelm", TINY["stablelm"]))
+    shape = shape_of(certify.config_of("stablelm", TINY["stablelm"]))
     olds = [certificates.draw(shape, run) for run in range(4)]
     checked = 0
-    for view in certificates.views(shape):
+    for view in views(shape):
         scale = 1 / math.sqrt(3)
         news = [{"y": torch.tensor(view.values(s[view.name]) * scale)} for s in olds]
-        cells = certificates.recover(shape, olds, news)["y"]
+        cells = recover(shape, olds, news)["y"]
         for at in range(0, len(cells), 7):
             wanted = view.terms(at, Surd.root(Fraction(1, 3)))
             assert cells[at].terms == wanted, (view, at)
             numeric = sum(
                 float(olds[0][view.name][i]) / math.sqrt(3) * float(c.rational or 0)
-                for i, c in view.terms(at, certificates.ONE).items()
+                for i, c in view.terms(at, ONE).items()
             )
             assert math.isclose(numeric, float(news[0]["y"][at]), abs_tol=1e-12)
             checked += 1
@@ -724,7 +729,7 @@ def test_exit_codes(
     def fake(*arguments: Any) -> Certificate:
         return replace(real(*arguments), verdict=next(verdicts))
 
-    monkeypatch.setattr(certificates, "certify", fake)
+    monkeypatch.setattr(certify, "certify", fake)
     assert main(["--family", "stablelm"]) == code
 
 

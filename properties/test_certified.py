@@ -2,7 +2,8 @@
 
 import pytest
 
-from .certificates import cases, certify, config_of
+from .certificates import certify
+from .certify import cases, config_of
 from .strategies import needed
 
 pytestmark = [pytest.mark.lossless]

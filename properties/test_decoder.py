@@ -1,5 +1,7 @@
 """The whole decoder: the same logits, and zeros in every new lane on the way."""
 
+import functools
+
 import pytest
 import torch
 from growproof.decoder import forward
@@ -9,11 +11,11 @@ from hypothesis import strategies as st
 
 from .checks import (
     Grown,
+    Responses,
     Violation,
     close,
     close_to_padded,
     grow,
-    responses,
     unit_roundoff,
     zeros,
 )
@@ -89,7 +91,7 @@ def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
     """The clone's float64 logits of both models, whatever dtype they are stored in."""
     case = grown.case
     truth = {"logits": forward(case.shape, grown.old_state, case.ids)["logits"]}
-    response = responses(
+    response = Responses(
         lambda state: {"logits": forward(case.shape, state, case.ids)["logits"]},
         grown.old_state,
         truth,
@@ -102,6 +104,7 @@ def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
         tap="logits",
         case=case,
         response=response["logits"],
+        more=lambda: response.more("logits"),
         budget=budget,
         dtype=grown.dtype,
     )
@@ -136,13 +139,15 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
         model.load_state_dict(dict(state), strict=False)
         return logits(model)
 
+    response = Responses(shaken, grown.old_state, truth, torch.float32)
     close(
         logits(grown.model)["logits"],
         truth["logits"],
         law="transformers_agrees",
         tap="logits",
         case=case,
-        response=responses(shaken, grown.old_state, truth, torch.float32)["logits"],
+        response=response["logits"],
+        more=lambda: response.more("logits"),
         budget="stock",
         dtype=torch.float32,
         kernel=attention,
@@ -174,8 +179,11 @@ def test_every_tap_is_the_padded_one(reference, case: Case, norm: str) -> None:
     def run(state):
         return forward(case.shape, state, case.ids)
 
-    response = responses(run, grown.old_state, old, grown.dtype)
+    response = Responses(run, grown.old_state, old, grown.dtype)
     law = "every_tap_is_the_padded_one"
     for tap, x in old.items():
         row, value = grown.row(tap), new[grown.renamed(tap)]
-        close_to_padded(grown, law, tap, value, x, row, response[tap], "decoder")
+        close_to_padded(
+            grown, law, tap, value, x, row, response[tap], "decoder",
+            more=functools.partial(response.more, tap),
+        )  # fmt: skip

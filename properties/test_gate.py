@@ -178,6 +178,24 @@ def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
     assert failed(alone.stdout) == failed(spread.stdout)
 
 
+def test_failures_are_kept_in_the_example_database(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under CI too, `thorough` first repeats what `.hypothesis` has from a failed run."""
+    monkeypatch.setenv("CI", "true")  # where Hypothesis's own profile keeps nothing
+    thorough = (
+        "othergrowers:grow_wrong", "--hypothesis-profile=thorough", "-k", "mlp_maps",
+        "--hypothesis-show-statistics",
+    )  # fmt: skip
+    first = check(elsewhere, *thorough)
+    assert "during generate phase" in first.stdout
+    assert any((elsewhere / ".hypothesis/examples").rglob("*"))
+    again = check(elsewhere, *thorough)
+    assert again.returncode == first.returncode == 1
+    assert "during reuse phase" in again.stdout
+    assert "during generate phase" not in again.stdout
+
+
 def test_program_on_directories_is_a_grower(elsewhere: Path) -> None:
     """--grower-command: a program that never sees torch passes the MLP laws."""
     command = f"{sys.executable} mygrow.py {{source}} {{destination}} {{target_json}}"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from .certificates import Certificate, cases, certify, config_of
+from .certificates import Certificate, certify
+from .certify import cases, config_of
 from .known_bad import FAULTS, Fault
 from .known_good import GROWERS, REFERENCE, Good
 

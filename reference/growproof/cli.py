@@ -32,7 +32,7 @@ FORWARDED = {
     "report": "report: the page of the last runs",
 }
 PROMISES = ("lossless", "zero_padding", "hygiene", "trainable", "reference")
-MODULES = {"power": "power", "certify": "certificates", "report": "report"}
+MODULES = {"power": "power", "certify": "certify", "report": "report"}
 
 
 class Parser(argparse.ArgumentParser):
