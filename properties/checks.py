@@ -42,10 +42,12 @@ from .strategies import Case, profile
 #   u is float32's there, whatever the dtype.
 # low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
 #   everything else by then, and the √n of the sums, done in float64, is slack.
+# Runs over right growers, searched for the worst (runs.json), stay near 1 where 32 draws
+# judge: 4 leaves room for other processors, and for growers that round more than once.
 # weights: one stored weight, against the exactly scaled one rounded once, in units of u:
 #   0 where the scale is the table's. An estimated scale, a mean of (1 + δ), |δ| ≤ u, is
 #   off by u at most; numbers that near round to neighbours, one last place or 2u apart.
-BUDGETS = {"block": 16.0, "decoder": 16.0, "stock": 8.0, "low": 3.0, "weights": 2.0}
+BUDGETS = {"block": 4.0, "decoder": 4.0, "stock": 4.0, "low": 2.0, "weights": 2.0}
 
 
 class Violation(AssertionError):
@@ -223,23 +225,27 @@ class Responses(dict[str, float]):
         dtype: torch.dtype,
     ) -> None:
         u = unit_roundoff(dtype)
-        super().__init__({tap: u * float(x.abs().max()) for tap, x in truth.items()})
         self.run, self.state, self.truth, self.dtype = run, state, truth, dtype
-        self.draws = 0
-        self.draw(2)
+        least = {tap: u * float(x.abs().max()) for tap, x in truth.items()}
+        super().__init__(self.drawn(least, range(1, 3)))
 
-    def draw(self, draws: int) -> None:
-        """Go on to this many draws."""
-        for seed in range(self.draws + 1, draws + 1):
+    def drawn(self, least: dict[str, float], seeds: range) -> dict[str, float]:
+        """The largest changes of these draws, and no less than that."""
+        found = dict(least)
+        for seed in seeds:
             for tap, x in self.run(perturbed(self.state, self.dtype, seed)).items():
                 change = float((x - self.truth[tap]).abs().max())
-                self[tap] = max(self[tap], change)
-        self.draws = max(self.draws, draws)
+                found[tap] = max(found[tap], change)
+        return found
+
+    @functools.cached_property
+    def most(self) -> dict[str, float]:
+        """The same of 32 draws."""
+        return self.drawn(self, range(3, 33))
 
     def more(self, tap: str) -> float:
-        """The same of one tap, of 32 draws."""
-        self.draw(32)
-        return self[tap]
+        """That of one tap."""
+        return self.most[tap]
 
 
 def close(

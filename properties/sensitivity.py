@@ -84,7 +84,7 @@ class Known(NamedTuple):
     growth: Growth
     stored: State  # its parameters, in the dtype
     taps: Taps
-    response: dict[str, float]
+    response: Responses
     logits: Tensor  # in the dtype
 
 
@@ -220,6 +220,7 @@ def over_budget(old: Known, new: Taps, dtype: str) -> Iterator[bool]:
                 tap=tap,
                 case=old.case,
                 response=old.response[tap] * row.scale,
+                more=lambda tap=tap, row=row: old.response.more(tap) * row.scale,
                 budget="low" if low else "decoder",
                 dtype=getattr(torch, dtype),
             )

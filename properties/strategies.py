@@ -60,9 +60,9 @@ def profile() -> settings:
     return found
 
 
-def fewer(divisor: int) -> settings:
-    """The profile's settings with fewer examples: for laws that build many models."""
-    return settings(max_examples=max(3, profile().max_examples // divisor))
+def fewer(divisor: int, *, least: int = 3) -> settings:
+    """The profile's settings with fewer examples: for laws of many models or cases."""
+    return settings(max_examples=max(least, profile().max_examples // divisor))
 
 
 def fill(model: Any, seed: int, regime: str, eps: float) -> None:

@@ -1,13 +1,14 @@
 """The worst cases ever found, replayed; and the budgets that they justify."""
 
+import functools
 from collections import Counter
 
 import pytest
 
-from . import corpus, power
-from .checks import BUDGETS
-from .growers import DEFAULT
-from .known_good import GROWERS
+from . import corpus, ledger, power
+from .checks import BUDGETS, Responses, Violation
+from .growers import DEFAULT, Grower
+from .known_good import BY_NAME, GROWERS
 from .strategies import needed, parse
 
 # which budget judges a law; the rest are judged by `block`
@@ -38,6 +39,37 @@ def parameter(i: int, worst: corpus.Worst):
 def test_worst_cases_stay_within_budget(grower, worst: corpus.Worst) -> None:
     """Each law holds on the cases that were the hardest for it of all runs so far."""
     LAWS[worst.law](grower, f"case={worst.case}")
+
+
+# Two lanes that nearly cancel: half of all draws of signs leave their difference alone.
+CANCELLING = """Case(family="stablelm", config={
+    "vocab_size": 11, "hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh", "bos_token_id": None, "eos_token_id": None,
+    "layer_norm_eps": 0.001, "use_qkv_bias": False, "use_parallel_residual": False,
+    "qk_layernorm": False, "tie_word_embeddings": False, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}},
+    target={"hidden_size": 20, "num_attention_heads": 4, "num_key_value_heads": 2},
+    seed=53, regime="loud", batch=1, tokens=12)"""
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_unit_of_few_draws_does_not_judge(monkeypatch, many: bool) -> None:
+    """A false alarm that a long run raised: with two draws alone it would be one still."""
+    monkeypatch.setattr(ledger, "current", None)
+    if not many:
+        monkeypatch.setattr(Responses, "more", Responses.__getitem__)
+    good = BY_NAME["scaled_writers"]
+    law = functools.partial(
+        LAWS["test_logits_are_unchanged[stablelm-groups]"],
+        Grower(good.name, good),
+        f"case={CANCELLING}",
+    )
+    if many:
+        law()
+    else:
+        with pytest.raises(Violation, match="units against a budget"):
+            law()
 
 
 @recorded

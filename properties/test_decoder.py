@@ -19,7 +19,7 @@ from .checks import (
     unit_roundoff,
     zeros,
 )
-from .strategies import AXES, FAMILIES, Case, cases
+from .strategies import AXES, FAMILIES, Case, cases, fewer
 
 
 @pytest.mark.zero_padding
@@ -113,6 +113,7 @@ def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
 @pytest.mark.lossless
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("family", FAMILIES)
+@fewer(4, least=12)
 @given(data=st.data())
 def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
     """f'(tokens) = f(tokens), in float64, whatever the growing did inside."""
