@@ -41,13 +41,16 @@ from .strategies import Case, profile
 # stock: transformers' own forward, whose softmax, rotary and RMSNorm run in float32;
 #   u is float32's there, whatever the dtype.
 # low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
-#   everything else by then, and the √n of the sums, done in float64, is slack.
-# Runs over right growers, searched for the worst (runs.json), stay near 1 where 32 draws
-# judge: 4 leaves room for other processors, and for growers that round more than once.
+#   everything else by then, and the √n of the sums, done in float64, is slack. A grower
+#   that pads with the mean rounds that as well, and was seen at 3 with two lanes that
+#   nearly cancel: twice that.
+# Runs over right growers, searched for the worst, stay below 3 where 32 draws judge, and
+# near 1 if each weight is rounded once (runs.json): 6 leaves room for a second rounding
+# and for other processors.
 # weights: one stored weight, against the exactly scaled one rounded once, in units of u:
 #   0 where the scale is the table's. An estimated scale, a mean of (1 + δ), |δ| ≤ u, is
 #   off by u at most; numbers that near round to neighbours, one last place or 2u apart.
-BUDGETS = {"block": 4.0, "decoder": 4.0, "stock": 4.0, "low": 2.0, "weights": 2.0}
+BUDGETS = {"block": 6.0, "decoder": 6.0, "stock": 4.0, "low": 6.0, "weights": 2.0}
 
 
 class Violation(AssertionError):
