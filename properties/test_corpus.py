@@ -89,15 +89,15 @@ def test_budgets_are_tight(kind: str) -> None:
     assert BUDGETS[kind] <= 32 * worst, f"{kind}: the worst ever seen is {worst}"
 
 
-def test_thorough_runs_gave_no_false_alarm() -> None:
-    """Nine seeds, 100,000 models grown and more, none rejected."""
+def test_ten_thorough_runs_gave_no_false_alarm() -> None:
+    """Ten seeds, every known-good grower, 100,000 models grown and more, none rejected."""
     seeds, models = set(), Counter()
     for run in corpus.runs():
         assert run["failed"] == 0, run["grower"]
         assert run["profile"] == "thorough"
         seeds.add(run["seed"])
         models[run["grower"]] += run["growths"]
-    assert len(seeds) >= 9
+    assert len(seeds) >= 10
     assert models.total() >= 100_000
     names = {f"{__package__}.known_good:{good.name}" for good in GROWERS}
-    assert set(models) <= {DEFAULT, *names}
+    assert set(models) == {DEFAULT, *names}
