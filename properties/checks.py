@@ -42,8 +42,8 @@ from .strategies import Case, profile
 #   u is float32's there, whatever the dtype.
 # low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
 #   everything else by then, and the √n of the sums, done in float64, is slack. A grower
-#   that pads with the mean rounds that as well, and was seen at 3 with two lanes that
-#   nearly cancel: twice that.
+#   that pads with the mean rounds that as well, and was seen at 4.5 with two lanes that
+#   nearly cancel.
 # Runs over right growers, searched for the worst, stay below 3 where 32 draws judge, and
 # near 1 if each weight is rounded once (runs.json): 6 leaves room for a second rounding
 # and for other processors.
