@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 
 from properties.ledger import Ledger, Loss
+from properties.power_picture import text
 
 COLOURS = {"bfloat16": "#c2410c", "float32": "#1d4ed8", "float64": "#047857"}
 ARTICLE = "#111827"
@@ -62,15 +63,6 @@ def size(relative: float) -> float:
     decade = math.log10(abs(relative)) if relative else first
     part = (min(max(decade, first), last) - first) / (last - first)
     return LEFT + part * (WIDTH - LEFT - RIGHT)
-
-
-def text(
-    x: float, y: float, words: str, *, anchor: str = "start", weight: str = "normal"
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{ARTICLE}">{html.escape(words)}</text>'
-    )
 
 
 def dot(x: Loss, y: float) -> str:

@@ -32,7 +32,8 @@ def judge(name: str, *arguments: str) -> str:
     without = [word for feature in WITHOUT[name] for word in ("--without", feature)]
     command = [
         sys.executable, "-m", "pytest", *arguments, "--ignore=properties/proofs",
-        "--ignore=properties/test_corpus.py", "-q", "-p", "no:cacheprovider", "--tb=no", "-rf", "--grower", f"integration.others:{name}",
+        "--ignore=properties/test_corpus.py", "-q",
+        "-p", "no:cacheprovider", "--tb=no", "-rf", "--grower", f"integration.others:{name}",
         *without,
     ]  # fmt: skip
     done = subprocess.run(

@@ -43,10 +43,10 @@ from .strategies import Case, profile
 # low: a decoder whose weights are stored in 8 to 24 bits. The response is as large as
 #   everything else by then, and the √n of the sums, done in float64, is slack. A grower
 #   that pads with the mean rounds that as well, and was seen at 4.5 with two lanes that
-#   nearly cancel.
-# Runs over right growers, searched for the worst, stay below 3 where 32 draws judge, and
-# near 1 if each weight is rounded once (runs.json): 6 leaves room for a second rounding
-# and for other processors.
+#   nearly cancel; all others stay below 1.
+# In runs over right growers that searched for the worst (runs.json) block, decoder and
+# stock stay below 3, and near 1 if each weight is rounded once: 6 leaves room for a
+# second rounding and for other processors.
 # weights: one stored weight, against the exactly scaled one rounded once, in units of u:
 #   0 where the scale is the table's. An estimated scale, a mean of (1 + δ), |δ| ≤ u, is
 #   off by u at most; numbers that near round to neighbours, one last place or 2u apart.

@@ -12,7 +12,7 @@ LEFT, RIGHT, TOP, CELL, ROW = 190, 120, 230, 21, 15
 NAMED, OTHER, GRID, INK = "#1d4ed8", "#93c5fd", "#e5e7eb", "#111827"
 
 
-def picture(matrix: Matrix) -> str:
+def picture(matrix: Matrix, dtype: str) -> str:
     """Dark where a fault names the law, light where another law finds it as well."""
     columns = list(
         dict.fromkeys(base(law) for found in matrix.values() for law in found)
@@ -25,7 +25,7 @@ def picture(matrix: Matrix) -> str:
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="11">',
         "<title>Which law finds which known-bad grower</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        text(10, 20, "Which law finds which fault (float64, quick)", weight="bold"),
+        text(10, 20, f"Which law finds which fault ({dtype}, quick)", weight="bold"),
         f'<rect x="10" y="32" width="12" height="11" fill="{NAMED}"/>',
         text(27, 42, "the law that the fault names"),
         f'<rect x="10" y="50" width="12" height="11" fill="{OTHER}"/>',
