@@ -28,8 +28,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from properties import ledger
-from properties.checks import perturbed
+from properties.errors import ledger
+from properties.laws.checks import perturbed
 
 DTYPES = {
     "bfloat16": torch.bfloat16,

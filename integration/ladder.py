@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from properties import ledger
+from properties.errors import ledger
 
 from . import kernels
 from .kernels import DTYPES, Kernel, cast

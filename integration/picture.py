@@ -6,8 +6,8 @@ import html
 import math
 from collections.abc import Iterator
 
-from properties.ledger import Ledger, Loss
-from properties.power_picture import text
+from properties.errors.ledger import Ledger, Loss
+from properties.power.picture import text
 
 COLOURS = {"bfloat16": "#c2410c", "float32": "#1d4ed8", "float64": "#047857"}
 ARTICLE = "#111827"

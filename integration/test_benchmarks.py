@@ -22,8 +22,8 @@ import torch
 from growproof.models import state_of
 from transformers import StableLmConfig
 
-from properties import ledger
-from properties.strategies import make
+from properties.errors import ledger
+from properties.laws.strategies import make
 
 from .others import grow_proj
 

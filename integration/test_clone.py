@@ -32,8 +32,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from properties.checks import Responses, close
-from properties.strategies import CORE, DOMAIN, EXTRAS, Case, cases
+from properties.laws.checks import Responses, close
+from properties.laws.strategies import CORE, DOMAIN, EXTRAS, Case, cases
 
 FAMILIES = ("llama", "stablelm")
 

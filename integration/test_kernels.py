@@ -21,7 +21,7 @@ from growproof.shape import Growth
 from torch import Tensor
 from transformers import StableLmConfig
 
-from properties.strategies import make
+from properties.laws.strategies import make
 
 from . import kernels
 from .kernels import DTYPES, KERNELS, Kernel, WrongKernel, attending, cast

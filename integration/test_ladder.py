@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from properties import ledger
+from properties.errors import ledger
 
 from . import kernels, ladder
 from .kernels import KERNELS, Kernel

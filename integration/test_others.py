@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = Path(__file__).parent / "results" / "others"
 # What is run again: the logits, one axis of width and one that leaves the norms alone,
 # and eps. Other laws fail or not by what is drawn where a grower is wrong only at times.
-AGAIN = ("properties/test_decoder.py", "properties/test_norms.py")
+AGAIN = ("properties/laws/test_decoder.py", "properties/laws/test_norms.py")
 KEYWORDS = "(logits_are_unchanged and (hidden or mlp)) or eps_grows_along"
 LAWS = r"logits_are_unchanged\[\w+-(hidden|mlp)\]|eps_grows_along"
 
@@ -32,7 +32,7 @@ def judge(name: str, *arguments: str) -> str:
     without = [word for feature in WITHOUT[name] for word in ("--without", feature)]
     command = [
         sys.executable, "-m", "pytest", *arguments, "--ignore=properties/proofs",
-        "--ignore=properties/test_corpus.py", "-q",
+        "--ignore=properties/power/test_corpus.py", "-q",
         "-p", "no:cacheprovider", "--tb=no", "-rf", "--grower", f"integration.others:{name}",
         *without,
     ]  # fmt: skip
@@ -76,7 +76,9 @@ def test_the_pages_say_what_is_known_of_these_growers() -> None:
             name
         )
     assert any("eps_grows" in law for law in found["article_mended"])
-    rotary = "properties/test_attention.py::test_rotary_keeps_pairs_and_frequencies"
+    rotary = (
+        "properties/laws/test_attention.py::test_rotary_keeps_pairs_and_frequencies"
+    )
     assert rotary in found["article"]
     assert rotary not in found["article_mended"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from properties import ledger
+from properties.errors import ledger
 
 from . import ladder
 
@@ -52,10 +52,11 @@ def test_ladder_is_that_of_the_results() -> None:
 
 def test_figures_are_those_of_the_results() -> None:
     """The number of known-bad growers, and of models grown without a false alarm."""
-    runs = json.loads((ROOT / "properties/runs.json").read_text())
+    runs = json.loads((ROOT / "properties/power/runs.json").read_text())
     assert f"grew {sum(run['growths'] for run in runs):,} models" in README
     faults = {
-        c["fault"] for c in json.loads((ROOT / "properties/power.json").read_text())
+        c["fault"]
+        for c in json.loads((ROOT / "properties/power/power.json").read_text())
     }
     assert f"on {len(faults)} [known-bad growers]" in README
 
@@ -86,7 +87,7 @@ def test_options_in_the_readme_exist() -> None:
     """Every --option of the README is one of growproof's or of its plugins'."""
     sources = [
         *ROOT.glob("reference/**/*.py"),
-        *ROOT.glob("properties/*.py"),
+        *ROOT.glob("properties/**/*.py"),
         *ROOT.glob("integration/*.py"),
     ]
     known = "".join(path.read_text() for path in sources)

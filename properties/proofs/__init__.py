@@ -1,0 +1,1 @@
+"""The theorems, in Coq, and what ties them to the rest. Imports no other room."""

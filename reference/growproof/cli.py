@@ -32,7 +32,11 @@ FORWARDED = {
     "report": "report: the page of the last runs",
 }
 PROMISES = ("lossless", "zero_padding", "hygiene", "trainable", "reference")
-MODULES = {"power": "power", "certify": "certify", "report": "report"}
+MODULES = {
+    "power": "power.detection",
+    "certify": "certify.command",
+    "report": "errors.report",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -206,7 +210,7 @@ def check(arguments: Sequence[str]) -> int:
         command += ["-c", str(ini), f"--rootdir={ini.parent}"]
         if "no:cacheprovider" not in rest:  # a wheel's own folder may be read-only
             command += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache'}"]
-        command += ["-p", f"{prefix}.plugin"]
+        command += ["-p", f"{prefix}.gate.plugin"]
     if not any(is_within(argument, laws) for argument in rest):
         command.append(str(laws))
     # xdist workers do not get the current directory from `python -m`
@@ -233,7 +237,7 @@ def suite() -> tuple[Path, str]:
     Raises ImportError where neither is there.
     """
     checkout = Path(__file__).parents[2]
-    if (checkout / "properties" / "plugin.py").is_file():
+    if (checkout / "properties" / "gate" / "plugin.py").is_file():
         if str(checkout) not in sys.path:
             sys.path.insert(0, str(checkout))
         return checkout / "properties", "properties"

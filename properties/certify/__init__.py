@@ -1,0 +1,4 @@
+"""Certificates: one growth, decided for all weights.
+
+May import gate and whatever gate may.
+"""

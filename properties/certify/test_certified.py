@@ -1,0 +1,29 @@
+"""The certifier's verdict on the grower under test, for all weights of a shape."""
+
+import pytest
+
+from ..laws.strategies import needed
+from .certificates import certify
+from .command import cases, config_of
+
+pytestmark = [pytest.mark.lossless]
+CASES = {(case.family, case.name): case for case in cases()}
+
+
+@pytest.mark.parametrize(
+    ("family", "axis"),
+    [
+        pytest.param(
+            *key,
+            marks=pytest.mark.needs(*needed(case.family, case.fields, case.target)),
+        )
+        for key, case in CASES.items()
+    ],
+)
+def test_is_certified(grower, family: str, axis: str) -> None:
+    """f' = f for all weights of this shape, decided exactly from the recovered map."""
+    case = CASES[family, axis]
+    found = certify(grower, config_of(case.family, case.fields), case.target)
+    if found.verdict == "undecided":
+        pytest.skip(f"not decided, so only sampled: {found.reason}")
+    assert found.verdict == "certified", found.reason

@@ -1,0 +1,403 @@
+"""The pytest plugin: choose a grower, draw its domain, judge it, and print a score.
+
+    pytest properties --grower mypackage:grow --without layers --hypothesis-profile thorough
+
+`growproof check` is this. Promises are markers, so -m selects them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import importlib.metadata
+import math
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, Verbosity, settings
+
+from ..errors import ledger
+from ..laws import checks
+from ..laws.strategies import (
+    AXES,
+    CORE,
+    DOMAIN,
+    EXTRAS,
+    FAMILIES,
+    LATEST,
+    OPTIONS,
+    profile,
+    smallest,
+)
+from . import explain, score, xfails
+from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
+
+SUITE = __package__.rpartition(".")[0]  # properties, or growproof.properties
+pytest_plugins = (f"{SUITE}.errors.plugin",)
+
+PROMISES = {
+    "lossless": "the same logits, however it was done",
+    "zero_padding": "the article's invariants at every tap, block by block",
+    "hygiene": "source, dtype, mode, tying, config, save and reload, cache",
+    "trainable": "no new lane is stuck at the first step (asked for by --with trainable)",
+}
+MARKERS = PROMISES | {
+    "reference": "about growproof's own reference, not the grower under test",
+    "needs(*features)": "the law is for growers that claim these promises or features",
+}
+FEATURES = (*CORE, "lossless", "zero_padding", "hygiene")
+MORE = (*EXTRAS, "trainable")
+
+# Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
+COMMON: dict[str, Any] = {
+    "deadline": None,
+    "print_blob": True,
+    "report_multiple_bugs": False,
+    "stateful_step_count": 50,
+    "verbosity": Verbosity.normal,
+    "backend": "hypothesis",
+    "suppress_health_check": (
+        HealthCheck.too_slow,  # a law builds whole models
+        HealthCheck.differing_executors,
+    ),
+}
+settings.register_profile(
+    "quick",
+    max_examples=12,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    **COMMON,
+)
+settings.register_profile(
+    "thorough",
+    max_examples=1000,
+    derandomize=False,
+    database=settings.get_profile("default").database,
+    phases=tuple(Phase),
+    **COMMON,
+)
+settings.load_profile("quick")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("growproof")
+    group.addoption(
+        "--grower",
+        metavar="MODULE:CALLABLE",
+        help=f"the grower under test, e.g. mypackage.grow:grow (default: {DEFAULT})",
+    )
+    group.addoption(
+        "--grower-command",
+        metavar="COMMAND",
+        help="a program as the grower, e.g. "
+        "'mygrow {source} {destination} {target_json}' on checkpoint directories",
+    )
+    group.addoption(
+        "--without",
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help=f"what the grower does not claim, of: {', '.join(FEATURES)}",
+    )
+    group.addoption(
+        "--with",
+        action="append",
+        default=[],
+        dest="with_features",
+        metavar="FEATURE",
+        help=f"what it claims beyond the core, of: {', '.join(MORE)}",
+    )
+    group.addoption(
+        "--xfails",
+        metavar="FILE",
+        help="expected failures, a line each: law | reason | link | expires | ceiling",
+    )
+    group.addoption(
+        "--write-xfails",
+        metavar="FILE",
+        help="write this run's failures as such a file",
+    )
+    group.addoption(
+        "--repro-dir",
+        metavar="DIR",
+        help="write a stand-alone script for each failure there",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, text in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+    torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+    gc.freeze()  # models come and go by the thousand; what is imported does not
+    try:
+        config.pluginmanager.register(Gate(config), "growproof")
+    except (BrokenGrower, xfails.XfailError) as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+class Gate:
+    """One run of the suite on one grower."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.option
+        self.config, self.option = config, option
+        self.worker = hasattr(config, "workerinput")
+        self.left_out = self.narrow(option.without, option.with_features)
+        self.chosen = self.choose()
+        self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
+        self.failures: dict[str, xfails.Expected] = {}
+        self.deselected: Counter[str] = Counter()
+        self.share: Counter[str] = Counter()
+        if option.write_xfails and Path(option.write_xfails).exists():
+            raise xfails.XfailError(
+                f"{option.write_xfails} exists: name another file, or remove it"
+            )
+        name = option.hypothesis_profile or "quick"
+        fixed = settings.get_profile(name).derandomize
+        ledger.set_environment(
+            grower=self.chosen.name,
+            profile=name,
+            seed="derandomized" if fixed else option.hypothesis_seed,
+        )
+
+    def narrow(self, without: list[str], more: list[str]) -> list[str]:
+        """Set the domain that cases are drawn from; returns what is left out."""
+        for given, known, flag in (
+            (without, FEATURES, "--without"),
+            (more, MORE, "--with"),
+        ):
+            unknown = sorted(set(given) - set(known))
+            if unknown:
+                raise xfails.XfailError(
+                    f"{flag} knows no {', '.join(unknown)}; it takes: {', '.join(known)}"
+                )
+        DOMAIN.features = (set(CORE) | set(more)) - set(without)
+        if not DOMAIN.features & set(FAMILIES) or not DOMAIN.features & set(AXES):
+            raise xfails.XfailError("--without leaves no family or no axis to check")
+        return without
+
+    def choose(self) -> Grower:
+        """The grower under test. Raises BrokenGrower if it cannot grow anything."""
+        if self.option.grower and self.option.grower_command:
+            raise BrokenGrower("choose --grower or --grower-command, not both")
+        grower = (
+            command_grower(self.option.grower_command)
+            if self.option.grower_command
+            else load_grower(self.option.grower or DEFAULT)
+        )
+        self.is_reference = grower.name == DEFAULT
+        if not self.is_reference and not self.worker:
+            probe(grower)
+        return grower
+
+    def pytest_report_header(self) -> list[str]:
+        versions = ", ".join(
+            f"{name} {importlib.metadata.version(name)}"
+            for name in ("growproof", "torch", "transformers", "hypothesis")
+        )
+        out = ", ".join(self.left_out) or "nothing"
+        claims = ", ".join(sorted(DOMAIN.features & set(MORE))) or "nothing"
+        return [
+            f"grower: {self.chosen.name} ({versions})",
+            f"profile: {self.option.hypothesis_profile or 'quick'} "
+            f"({profile().max_examples} examples a law); promises: "
+            f"{self.option.markexpr or 'all'}; left out: {out}; beyond the core: {claims}",
+        ]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> Generator[None, None, None]:
+        """Leave out what is not claimed; after -k and -m, add what xfails lack."""
+        known = {item.name for item in items}
+        kept, dropped = [], []
+        for item in items:
+            reason = self.left_out_by(item)
+            (dropped if reason else kept).append(item)
+            if reason:
+                self.deselected[reason] += 1
+        if dropped:
+            self.config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+        yield
+        today = datetime.date.today()
+        for entry in self.expected.values():
+            problem = entry.problem(known, today)
+            if problem:
+                items.append(
+                    StaleXfail.from_parent(session, name=entry.law, problem=problem)
+                )
+
+    def left_out_by(self, item: pytest.Item) -> str | None:
+        """The feature for want of which an item is not run."""
+        if item.get_closest_marker("reference") and not self.is_reference:
+            return "tests of growproof itself"
+        if not self.is_reference and not uses_grower(item):
+            return "tests of growproof itself"
+        if item.get_closest_marker("trainable") and "trainable" not in DOMAIN.features:
+            return "trainable (not claimed)"
+        needed = {p for mark in item.iter_markers("needs") for p in mark.args}
+        for feature in self.left_out:
+            if feature in needed or item.get_closest_marker(feature):
+                return feature
+        params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        for name in ("family", "axis"):
+            value = str(params.get(name, ""))
+            if value in (*FAMILIES, *AXES, *OPTIONS) and not DOMAIN.has(value):
+                return value
+        return None
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        LATEST.clear()
+        self.share.clear()
+        item.user_properties += score.properties(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.when != "call" or report.skipped:
+            return report
+        entry = self.expected.get(item.name)
+        if self.share:
+            share = (self.share["moving"], self.share["total"])
+            report.user_properties.append(("share", share))
+        if report.failed and call.excinfo is not None:
+            self.tell(item, call.excinfo.value, report)
+        if entry is None or isinstance(item, StaleXfail):
+            return report
+        return expect(report, entry)
+
+    def tell(
+        self, item: pytest.Item, error: BaseException, report: pytest.TestReport
+    ) -> None:
+        """Add the explanation, the error's size and the script to a failed report."""
+        ratio = getattr(error, "ratio", math.nan)
+        report.user_properties.append(("ratio", ratio))
+        report.user_properties.append(
+            ("reason", (str(error).splitlines() or ["failed"])[0])
+        )
+        function = getattr(item, "function", None)
+        if not uses_grower(item) or function is None:
+            return
+        case = getattr(error, "case", None) or explain.strategies.latest()
+        text = explain.explain(function, error, self.chosen)
+        if case is not None and self.option.repro_dir:
+            path = explain.write_script(
+                Path(self.option.repro_dir), item.name, case, self.chosen.name,
+                explain.sentence(function),
+            )  # fmt: skip
+            text += f"\nrepeat it: python {path}"
+        report.sections.append(("growproof", text))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" or self.worker:
+            return
+        name = report.nodeid.rpartition("::")[2]
+        found = dict(report.user_properties)
+        if report.failed and "ratio" in found:
+            message = str(found.get("reason", "failed"))
+            ratio = float(found["ratio"])  # pyright: ignore[reportArgumentType]
+            ceiling = ratio if math.isfinite(ratio) else None
+            expires = datetime.date.today() + datetime.timedelta(days=90)
+            self.failures[name] = xfails.Expected(
+                name, message[:120] or "failed", "", expires, ceiling
+            )
+
+    def pytest_sessionfinish(self) -> None:
+        if self.option.write_xfails and not self.worker:
+            xfails.dump(self.failures.values(), Path(self.option.write_xfails))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.deselected:
+            terminalreporter.section("left out")
+            for reason, n in sorted(self.deselected.items()):
+                terminalreporter.line(f"{n:4d} items: {reason}")
+        score.page(terminalreporter)
+
+    @pytest.fixture(scope="session")
+    def grower(self) -> Grower:
+        """The grower under test."""
+        return self.chosen
+
+    @pytest.fixture(scope="session")
+    def reference(self) -> Callable[..., checks.Grown]:
+        """growproof's own grower with its options, on a case."""
+        return reference_grow
+
+    @pytest.fixture(scope="session")
+    def record_share(self) -> Callable[[int, int], None]:
+        """Count (new parameters with a gradient, new parameters) for the score page."""
+        return lambda moving, total: self.share.update(moving=moving, total=total)
+
+
+class StaleXfail(pytest.Item):
+    """An expected failure that is none any more."""
+
+    problem = ""
+
+    def __init__(self, *, problem: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problem = problem
+
+    def runtest(self) -> None:
+        pytest.fail(f"expected failure {self.problem}", pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.config.rootpath, None, f"xfails::{self.name}"
+
+
+def expect(report: pytest.TestReport, entry: xfails.Expected) -> pytest.TestReport:
+    """The report of an item that was expected to fail."""
+    if report.passed:
+        report.outcome = "failed"
+        report.longrepr = (
+            f"expected to fail ({entry.reason}), and passes: remove its line"
+        )
+        return report
+    ratio = float(dict(report.user_properties).get("ratio", math.nan))  # pyright: ignore[reportArgumentType]
+    if entry.ceiling is not None and not ratio <= entry.ceiling:
+        report.sections.append(
+            (
+                "expected failure",
+                f"worse than its ceiling: {ratio:.3g} > {entry.ceiling:.3g}",
+            )
+        )
+        return report
+    report.outcome = "skipped"
+    report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
+    return report
+
+
+def uses_grower(item: pytest.Item) -> bool:
+    """Whether the item judges the grower under test."""
+    return "grower" in getattr(item, "fixturenames", ())
+
+
+def probe(grower: Grower) -> None:
+    """Grow the smallest model of each family. Raises BrokenGrower if none grows."""
+    reasons = []
+    for case in smallest():
+        try:
+            grower(case.model(), case.target)
+            return
+        except Exception as error:
+            reasons.append(f"{case.family}: {type(error).__name__}: {error}")
+    raise BrokenGrower(
+        f"{grower.name} is broken, not wrong: it raises on the smallest models, "
+        + "; ".join(reasons)
+    )
+
+
+def reference_grow(case: Any, **options: Any) -> checks.Grown:
+    """The case, grown by growproof with the given options."""
+    import growproof
+
+    source = case.model()
+    return checks.Grown(case, source, growproof.grow(source, case.target, **options))

@@ -1,0 +1,368 @@
+"""The gate, as its users run it: other people's growers, in real processes."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ..growers import known_good
+from ..laws.strategies import smallest
+from . import loading as growers
+from . import xfails
+
+# A grower that knows Llama's MLP alone, and imports nothing of growproof.
+WIDER_MLP = """
+import copy, torch, transformers
+
+def grow(model, target, factor=1.0):
+    if model.config.model_type != "llama":
+        raise NotImplementedError("only Llama")
+    config = copy.deepcopy(model.config)
+    old, config.intermediate_size = config.intermediate_size, target.get(
+        "intermediate_size", config.intermediate_size)
+    grown = transformers.LlamaForCausalLM(config)  # .to(dtype) would round the rotary
+    generation = copy.deepcopy(model.generation_config)
+    for name, p in grown.named_parameters():
+        q = model.get_parameter(name)
+        p.data = torch.zeros(p.shape, dtype=q.dtype)
+        p.data[tuple(slice(n) for n in q.shape)] = q.data
+        p.requires_grad_(q.requires_grad)
+    for layer in grown.model.layers:
+        layer.mlp.down_proj.weight.data.mul_(factor)
+    grown.generation_config = generation
+    return grown.train(model.training)
+
+def grow_wrong(model, target):
+    return grow(model, target, factor=1 + 1e-5)
+
+def raises(model, target):
+    raise RuntimeError("out of luck")
+
+def wrong_signature(model):
+    return model
+"""
+
+# The same, as a program on checkpoint directories: no torch, so that it starts fast.
+PROGRAM = """
+import json, shutil, sys
+from pathlib import Path
+import numpy
+from safetensors.numpy import load_file, save_file
+
+source, destination, target = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+config = json.loads((source / "config.json").read_text()) | target
+state = load_file(source / "model.safetensors")
+for name, w in state.items():
+    if ".mlp." in name:
+        shape = list(w.shape)
+        axis = 1 if "down_proj.weight" in name else 0
+        if "down_proj.bias" not in name:
+            shape[axis] = config["intermediate_size"]
+        new = numpy.zeros(shape, w.dtype)
+        new[tuple(slice(n) for n in w.shape)] = w
+        state[name] = new
+destination.mkdir()
+for file in source.glob("generation_config.json"):
+    shutil.copy(file, destination)
+(destination / "config.json").write_text(json.dumps(config))
+save_file(state, destination / "model.safetensors", metadata={"format": "pt"})
+"""
+
+ONLY_MLP = [
+    f"--without={feature}"
+    for feature in ("stablelm", "hidden", "heads", "groups", "head_dim", "layers")
+]
+SUITE = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory into which pip has installed a package with growers of its own."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    wheel = folder / "othergrowers-1.0-py3-none-any.whl"
+    info = "othergrowers-1.0.dist-info"
+    files = {
+        "othergrowers.py": WIDER_MLP,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: othergrowers\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\n"
+        "Root-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in files))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps",
+         "--target", str(folder / "site"), str(wheel)],
+        check=True,
+    )  # fmt: skip
+    (folder / "mygrow.py").write_text(PROGRAM)
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command run in `folder`, with the installed package importable."""
+    path = os.pathsep.join((str(folder / "site"), os.environ.get("PYTHONPATH", "")))
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`growproof check …`, the MLP laws alone."""
+    laws = str(SUITE / "laws" / "test_mlp.py")
+    return run(folder, "-m", "growproof.cli", "check", *arguments, laws, *ONLY_MLP)
+
+
+def test_plain_pytest_passes_a_right_grower(elsewhere: Path, tmp_path: Path) -> None:
+    """pytest SUITE --grower MODULE:CALLABLE: exit 0, and all that is left out is said."""
+    junit = tmp_path / "junit.xml"
+    done = run(
+        elsewhere, "-m", "pytest", str(SUITE), "--grower", "othergrowers:grow",
+        "-k", "mlp or saves", *ONLY_MLP, f"--junitxml={junit}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "grower: othergrowers:grow" in done.stdout
+    assert "left out: stablelm, hidden, heads, groups, head_dim, layers" in done.stdout
+    assert "items: tests of growproof itself" in done.stdout
+    assert "lossless" in done.stdout.split("score")[-1]
+    suites = ET.parse(junit).getroot()
+    names = {case.get("name") for case in suites.iter("testcase")}
+    assert "test_mlp_maps_padded_to_padded" in names
+    said = {p.get("name") for p in suites.iter("property")}
+    assert {"promise", "family", "axis", "tier"} <= said
+
+
+def test_check_rejects_a_wrong_grower_and_says_why(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    """down_proj off by 1e-5: exit 1, the law, the case, the tap, and a script."""
+    repro = tmp_path / "repro"
+    done = check(elsewhere, "othergrowers:grow_wrong", f"--repro-dir={repro}")
+    assert done.returncode == 1, done.stdout
+    for text in (
+        "law: mlp'(pad x) = pad(mlp x)",
+        "case: llama, hidden",
+        "first wrong tap: layers.0.mlp: off by",
+        "likely cause: none of the known-bad",
+        "a unit is √",
+    ):
+        assert text in done.stdout, text
+    scripts = sorted(repro.glob("*.py"))
+    assert scripts
+    again = run(elsewhere, str(scripts[0]))
+    assert again.returncode in (0, 1), again.stderr
+    assert "logits differ by" in again.stdout
+    assert "growproof" not in scripts[0].read_text().replace("growproof law", "")
+
+
+def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
+    """-n 2: the same failures as without, and exit 1."""
+    pytest.importorskip("xdist", reason="pip install pytest-xdist (growproof[test])")
+    alone = check(elsewhere, "othergrowers:grow_wrong", "-q", "-p", "no:randomly")
+    spread = check(elsewhere, "othergrowers:grow_wrong", "-q", "-n", "2")
+
+    def failed(text: str) -> set[str]:
+        return {line.split(" - ")[0] for line in text.splitlines() if "FAILED" in line}
+
+    assert (alone.returncode, spread.returncode) == (1, 1)
+    assert failed(alone.stdout) == failed(spread.stdout)
+
+
+def test_failures_are_kept_in_the_example_database(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under CI too, `thorough` first repeats what `.hypothesis` has from a failed run."""
+    monkeypatch.setenv("CI", "true")  # where Hypothesis's own profile keeps nothing
+    thorough = (
+        "othergrowers:grow_wrong", "--hypothesis-profile=thorough", "-k", "mlp_maps",
+        "--hypothesis-show-statistics",
+    )  # fmt: skip
+    first = check(elsewhere, *thorough)
+    assert "during generate phase" in first.stdout
+    assert any((elsewhere / ".hypothesis/examples").rglob("*"))
+    again = check(elsewhere, *thorough)
+    assert again.returncode == first.returncode == 1
+    assert "during reuse phase" in again.stdout
+    assert "during generate phase" not in again.stdout
+
+
+def test_program_on_directories_is_a_grower(elsewhere: Path) -> None:
+    """--grower-command: a program that never sees torch passes the MLP laws."""
+    command = f"{sys.executable} mygrow.py {{source}} {{destination}} {{target_json}}"
+    done = run(
+        elsewhere, "-m", "growproof.cli", "check", "--grower-command", command,
+        str(SUITE / "laws" / "test_mlp.py"), "-k", "mlp_maps", *ONLY_MLP,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("othergrowers:raises",), "is broken, not wrong: it raises on the smallest"),
+        (("--without", "wings"), "--without knows no wings"),
+        (("--no-such-option",), "unrecognized arguments"),
+        (("--errors-compare", "missing.json"), "missing.json"),
+    ],
+)
+def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
+    """Whatever cannot be run is exit 4 with its reason, and no law is judged."""
+    done = check(elsewhere, *arguments)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
+    assert "passed" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nowhere:grow", "cannot import the grower nowhere:grow"),
+        ("growproof:nothing", "cannot import the grower growproof:nothing"),
+        ("growproof", "is named MODULE:CALLABLE, got 'growproof'"),
+        ("growproof.cli:OK", "is a int, expected a callable"),
+        ("growproof.shape:grown_rotary", None),
+        ("growproof.padding:check", None),
+        ("growproof.layout:count", r"must accept \(model, target\)"),
+    ],
+)
+def test_growers_that_cannot_be_called(spec: str, message: str | None) -> None:
+    """A grower is found and has the right signature before any law is run."""
+    if message is None:
+        assert growers.load_grower(spec).name == spec
+        return
+    with pytest.raises(growers.BrokenGrower, match=message):
+        growers.load_grower(spec)
+
+
+@pytest.mark.parametrize(("grower", "code"), [("trainable", 0), ("REFERENCE", 1)])
+def test_trainable_is_a_promise_of_its_own(tmp_path: Path, grower, code: int) -> None:
+    """--with trainable: a fill of zeros breaks it, and the share that moves is shown."""
+    done = run(
+        tmp_path, "-m", "growproof.cli", "check",
+        f"{known_good.__name__}:{grower}",
+        "--with=trainable", "-m", "trainable",
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout
+    assert "new parameters with a gradient at the first step: " in done.stdout
+    if code:
+        assert "is stuck: no writer of it" in done.stdout
+        assert "likely cause: not the weights or sizes" in done.stdout
+
+
+def test_programs_that_cannot_be_called() -> None:
+    """A command names its source, destination and target; its failure is quoted."""
+    with pytest.raises(growers.BrokenGrower, match=r"needs \{destination\}"):
+        growers.command_grower("mygrow {source}")
+    program = "import sys; sys.exit('no such model')"
+    fields = "{source} {destination} {target_json}"
+    failing = growers.command_grower(f'{sys.executable} -c "{program}" {fields}')
+    case = smallest()[0]
+    with pytest.raises(RuntimeError, match="exited 1 and left no checkpoint: no such"):
+        failing(case.model(), case.target)
+
+
+def test_a_run_that_checks_nothing_is_not_0(elsewhere: Path) -> None:
+    """-k matches no law: exit 4."""
+    done = check(elsewhere, "-k", "no_such_law")
+    assert done.returncode == 4, done.stdout
+
+
+def expected(folder: Path, *lines: str) -> str:
+    """A file of expected failures."""
+    path = folder / "xfails.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return f"--xfails={path}"
+
+
+def test_expected_failures(elsewhere: Path, tmp_path: Path) -> None:
+    """Written, they make the run pass; each way of being out of date makes it fail."""
+    path = tmp_path / "written.txt"
+    wrong = ("othergrowers:grow_wrong", "-q")
+    done = check(elsewhere, *wrong, f"--write-xfails={path}")
+    assert done.returncode == 1
+    assert "test_mlp_maps_padded_to_padded" in path.read_text()
+    assert check(elsewhere, *wrong, f"--xfails={path}").returncode == 0
+    again = check(elsewhere, *wrong, f"--write-xfails={path}")
+    assert again.returncode == 4
+    assert "exists" in again.stdout + again.stderr
+    lines = [
+        line.rsplit("|", 1)[0] + "| 1e-9" if line.startswith("test_mlp_maps") else line
+        for line in path.read_text().splitlines()
+    ]
+    worse = check(elsewhere, *wrong, expected(tmp_path, *lines))
+    assert worse.returncode == 1
+    assert "worse than its ceiling" in worse.stdout
+
+
+def test_expected_failures_out_of_date(elsewhere: Path, tmp_path: Path) -> None:
+    """An entry that passes, matches nothing or has expired fails the run."""
+    stale = expected(
+        tmp_path,
+        "test_mlp_maps_padded_to_padded | it was wrong once",
+        "test_no_such_law | a typing error",
+        "test_gate_and_up_are_padded | long ago | | 2020-01-01",
+    )
+    done = check(elsewhere, "othergrowers:grow", "-q", stale)
+    assert done.returncode == 1
+    for text in (
+        "and passes: remove its line",
+        "matches no law: test_no_such_law",
+        "expired on 2020-01-01",
+    ):
+        assert text in done.stdout, text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("test_x", "expected `law"),
+        ("test_x | ", "expected `law"),
+        ("test_x | because | | soon", "Invalid isoformat"),
+        ("test_x | because | | | nan", "must be finite"),
+        ("test_x | a | b | 2030-01-01 | 3 | more", "expected `law"),
+    ],
+)
+def test_malformed_expected_failure(tmp_path: Path, line: str, message: str) -> None:
+    """A malformed line is named with its place."""
+    path = tmp_path / "xfails.txt"
+    path.write_text("# a comment\n\n" + line + "\n")
+    with pytest.raises(xfails.XfailError, match=message) as caught:
+        xfails.load(path)
+    assert f"{path}:3" in str(caught.value) or "isoformat" in message
+
+
+def test_expected_failure_round_trip(tmp_path: Path) -> None:
+    """What is dumped loads again, and is not dumped over."""
+    entry = xfails.Expected("a", "b | c", "d", datetime.date(2030, 1, 2), 3.5)
+    path = tmp_path / "xfails.txt"
+    xfails.dump([entry], path)
+    found = xfails.load(path)["a"]
+    assert found == xfails.Expected("a", "b / c", "d", datetime.date(2030, 1, 2), 3.5)
+    with pytest.raises(xfails.XfailError, match="exists"):
+        xfails.dump([entry], path)
+
+
+def test_gate_stores_the_errors_of_another_grower(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    """--errors-save names the grower, and a baseline of another grower is exit 4."""
+    path = tmp_path / "errors.json"
+    done = check(elsewhere, "othergrowers:grow", f"--errors-save={path}")
+    assert done.returncode == 0, done.stdout
+    stored = json.loads(path.read_text())
+    assert stored["environment"]["grower"] == "othergrowers:grow"
+    other = check(elsewhere, "othergrowers:grow_wrong", f"--errors-compare={path}")
+    assert other.returncode == 4, other.stdout

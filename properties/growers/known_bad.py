@@ -1,0 +1,835 @@
+"""Known-bad growers: one planted fault each, and the law that must reject it.
+
+Each is growproof's own grower with a line of the table, of the weights, of the config
+or of the finished model changed. A suite is worth what it catches: `growproof power`
+runs every law on every fault, and test_power.py sees each one rejected by the law it
+names, with the reason it names, rather than by a crash.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import growproof
+import torch
+from growproof.layout import heads_map, parameters
+from growproof.models import build, config_of, model_of, plan_model, state_of
+from growproof.padding import Table, grow_state
+from growproof.shape import Growth
+from torch import Tensor
+
+from ..laws.checks import Grown
+
+State = dict[str, Tensor]
+Target = Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A grower with one fault: grow(model, target) like any other.
+
+    law, reason: the test that must reject it, and what its message must say (a regular
+    expression). source: where the fault was found. features: domain features that it
+    needs to show. function: whether the grown function differs; if not, a certificate
+    may say yes. table, state, config, model: the change, each given the growth.
+    """
+
+    name: str
+    says: str
+    law: str
+    reason: str
+    source: str = "own"
+    features: tuple[str, ...] = ()
+    function: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    table: Callable[[Table, Growth], Table] | None = None
+    state: Callable[[State, State, Growth], object] | None = None
+    config: Callable[[Any, Growth], object] | None = None
+    model: Callable[[Any, Any, Growth], Any] | None = None
+
+    def __call__(self, model: Any, target: Target) -> Any:
+        """The grown model, with the fault in it."""
+        growth = plan_model(model.config, target, **self.options)
+        table = parameters(growth.old, growth)
+        if self.table:
+            table = self.table(table, growth)
+        old = state_of(model)
+        new = grow_state(old, growth, table)
+        if self.state:
+            self.state(new, old, growth)
+        config = config_of(model.config, growth)
+        if self.config:
+            self.config(config, growth)
+        grown = model_of(config, new, model)
+        return self.model(grown, model, growth) if self.model else grown
+
+
+# --- changes of the table -------------------------------------------------------------
+
+
+def rows(pattern: str, **changes: Any) -> Callable[[Table, Growth], Table]:
+    """The table with other scales, centres or axes in the rows that match."""
+
+    def edit(table: Table, growth: Growth) -> Table:
+        return {
+            name: dataclasses.replace(
+                row,
+                **{k: v(row, growth) if callable(v) else v for k, v in changes.items()},
+            )
+            if re.search(pattern, name)
+            else row
+            for name, row in table.items()
+        }
+
+    return edit
+
+
+def times(factor: Callable[[Growth], float] | float) -> Callable[..., float]:
+    """A row's scale, times something."""
+    return lambda row, growth: (
+        row.scale * (factor(growth) if callable(factor) else factor)
+    )
+
+
+def wider(growth: Growth) -> float:
+    """D'/D."""
+    return growth.new.hidden / growth.old.hidden
+
+
+def taller(growth: Growth) -> float:
+    """K'/K."""
+    return growth.new.head_dim / growth.old.head_dim
+
+
+NORM = r"(layernorm|model\.norm)\.weight"
+
+
+# --- changes of the weights -----------------------------------------------------------
+
+
+def prefix(pattern: str) -> Callable[..., None]:
+    """Old entries copied to the front of every dimension, heads or no heads."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        table = parameters(growth.old, growth)
+        for name, w in new.items():
+            if re.search(pattern, name) and name in old:
+                scale = table[re.sub(r"\.\d+\.", ".{layer}.", name)].scale
+                w.zero_()
+                w[tuple(slice(n) for n in old[name].shape)] = old[name] * scale
+
+    return edit
+
+
+def change(
+    pattern: str, how: Callable[[Tensor, Growth], Tensor]
+) -> Callable[..., None]:
+    """Matching tensors replaced by a function of themselves."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        del old
+        for name in list(new):
+            if re.search(pattern, name):
+                new[name] = how(new[name], growth).to(new[name].dtype)
+
+    return edit
+
+
+def last_layer(pattern: str, factor: float) -> Callable[..., None]:
+    """Matching tensors of the third layer on, times a factor."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        del old, growth
+        for name, w in new.items():
+            found = re.search(r"layers\.(\d+)\.", name)
+            if found and int(found[1]) >= 2 and re.search(pattern, name):
+                w.mul_(factor)
+
+    return edit
+
+
+def noise_in_new(pattern: str, dim: int, size: float) -> Callable[..., None]:
+    """Constant noise in the new entries of one dimension of a weight."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        for name, w in new.items():
+            if re.search(pattern, name) and name in old:
+                n = old[name].shape[dim]
+                w.narrow(dim, n, w.shape[dim] - n).fill_(size)
+
+    return edit
+
+
+def queries_by_head(new: State, old: State, growth: Growth) -> None:
+    """Query heads kept in order while groups and repeats both grow around them."""
+    o, n = growth.old, growth.new
+    right = heads_map(
+        o.groups, o.repeats, o.head_dim,
+        repeats_new=n.repeats, head_dim_new=n.head_dim, split=o.split_rotary,
+    )  # fmt: skip
+    wrong = heads_map(
+        1, o.heads, o.head_dim,
+        repeats_new=n.heads, head_dim_new=n.head_dim, split=o.split_rotary,
+    )  # fmt: skip
+    for name, w in new.items():
+        if re.search(r"q_proj|o_proj\.weight", name) and name in old:
+            dim = 1 if "o_proj" in name else 0
+            kept = w.index_select(dim, torch.tensor(right))
+            w.zero_().index_copy_(dim, torch.tensor(wrong), kept)
+
+
+def rolled_groups(new: State, old: State, growth: Growth) -> None:
+    """Old key/value heads behind the new ones, query heads as they were."""
+    for name, w in new.items():
+        if re.search(r"[kv]_proj", name) and name in old:
+            k = growth.new.head_dim
+            w.copy_(w.roll((growth.new.groups - growth.old.groups) * k, 0))
+
+
+def halves_together(pattern: str) -> Callable[..., None]:
+    """Llama's rotary halves left side by side as head_dim grows."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        if not growth.old.split_rotary:
+            return
+        k, k_new = growth.old.head_dim, growth.new.head_dim
+        for name, w in new.items():
+            if re.search(pattern, name) and name in old:
+                heads = w.view(-1, k_new, *w.shape[1:])
+                halves = heads.view(heads.shape[0], 2, k_new // 2, *w.shape[1:])
+                kept = halves[:, :, : k // 2].flatten(1, 2).clone()
+                heads.zero_()[:, :k] = kept
+
+    return edit
+
+
+def swapped(a: str, b: str) -> Callable[..., None]:
+    """Two tensors of each layer exchanged."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        del old, growth
+        for name in list(new):
+            if a in name:
+                other = name.replace(a, b)
+                new[name], new[other] = new[other], new[name]
+
+    return edit
+
+
+def odd_lane_lost(new: State, old: State, growth: Growth) -> None:
+    """An odd head_dim rounded down: the last value lane of each head is dropped."""
+    if growth.old.head_dim % 2 and growth.new.head_dim > growth.old.head_dim:
+        for name, w in new.items():
+            if "v_proj.weight" in name and name in old:
+                heads = w.view(-1, growth.new.head_dim, w.shape[1])
+                heads[:, growth.old.head_dim - 1] = 0
+
+
+def copied_layers(new: State, old: State, growth: Growth) -> None:
+    """New layers are copies of the last old one: depth up-scaling, nothing silenced."""
+    last = growth.old.layers - 1
+    for name in list(new):
+        found = re.search(r"layers\.(\d+)\.", name)
+        if found and int(found[1]) > last:
+            new[name] = new[name.replace(found[0], f"layers.{last}.")].clone()
+
+
+def silent_values(new: State, old: State, growth: Growth) -> None:
+    """v as `fill="zeros"` leaves it, though o, which reads it, is zero there as well."""
+    zeros = grow_state(old, dataclasses.replace(growth, fill="zeros"))
+    new.update({name: w for name, w in zeros.items() if "v_proj" in name})
+
+
+def half_silent_layers(new: State, old: State, growth: Growth) -> None:
+    """New layers copied with o_proj zeroed, down_proj forgotten (LLaMA-Pro, halved)."""
+    copied_layers(new, old, growth)
+    for name, w in new.items():
+        found = re.search(r"layers\.(\d+)\.", name)
+        if found and int(found[1]) >= growth.old.layers and "o_proj" in name:
+            w.zero_()
+
+
+def reversed_layers(new: State, old: State, growth: Growth) -> None:
+    """Old layers in the opposite order."""
+    before = dict(new)
+    for name in list(new):
+        found = re.search(r"layers\.(\d+)\.", name)
+        if found and int(found[1]) < growth.old.layers:
+            other = growth.old.layers - 1 - int(found[1])
+            new[name] = before[name.replace(found[0], f"layers.{other}.")]
+
+
+def centred_by_new_width(new: State, old: State, growth: Growth) -> None:
+    """The mean taken over D' lanes instead of D."""
+    for name, w in new.items():
+        if "embed_tokens" in name and growth.norm == "centred":
+            e, n = old[name], growth.old.hidden
+            w[:, :n] = e - e.sum(1, keepdim=True) / growth.new.hidden
+
+
+def uncentred(pattern: str) -> Callable[[Table, Growth], Table]:
+    """A writer that keeps its mean."""
+    return rows(pattern, centre=None)
+
+
+# --- changes of the config ------------------------------------------------------------
+
+
+def rope(**changes: Any) -> Callable[[Any, Growth], None]:
+    """Other rope parameters."""
+
+    def edit(config: Any, growth: Growth) -> None:
+        new = {k: v(config, growth) if callable(v) else v for k, v in changes.items()}
+        config.rope_parameters = {**config.rope_parameters, **new}
+
+    return edit
+
+
+def old_factor(config: Any, growth: Growth) -> float:
+    """The rotary factor that nobody changed: the article's line, in transformers 5."""
+    return growth.old.rotary.dims / growth.old.head_dim
+
+
+def truncating_factor(config: Any, growth: Growth) -> float:
+    """dims / K'', whose product with K' truncates to two lanes less."""
+    del config
+    return math.nextafter((growth.new.rotary.dims - 1.5) / growth.new.head_dim, 1)
+
+
+def eps(factor: Callable[[Growth], float] | float) -> Callable[[Any, Growth], None]:
+    """eps, times something."""
+
+    def edit(config: Any, growth: Growth) -> None:
+        name = "rms_norm_eps" if growth.new.family == "llama" else "layer_norm_eps"
+        by = factor(growth) if callable(factor) else factor
+        setattr(config, name, getattr(config, name) * by)
+
+    return edit
+
+
+def fixed_eps(config: Any, growth: Growth) -> None:
+    """eps hard-coded, as SliceGPT and QuaRot have it."""
+    name = "rms_norm_eps" if growth.new.family == "llama" else "layer_norm_eps"
+    setattr(config, name, 1e-5 if growth.new.eps != 1e-5 else 1e-6)
+
+
+def setting(**changes: Any) -> Callable[[Any, Growth], None]:
+    """Other config entries."""
+
+    def edit(config: Any, growth: Growth) -> None:
+        for name, value in changes.items():
+            if hasattr(config, name):
+                setattr(
+                    config, name, value(config, growth) if callable(value) else value
+                )
+
+    return edit
+
+
+# --- changes of the finished model ----------------------------------------------------
+
+
+def training(grown: Any, model: Any, growth: Growth) -> Any:
+    """Training mode, dropout on."""
+    return grown.train()
+
+
+def unfrozen(grown: Any, model: Any, growth: Growth) -> Any:
+    """requires_grad everywhere."""
+    return grown.requires_grad_(True)
+
+
+def shared_memory(grown: Any, model: Any, growth: Growth) -> Any:
+    """Tensors that did not grow are the source's own."""
+    old = dict(model.named_parameters())
+    for name, p in grown.named_parameters():
+        if name in old and old[name].shape == p.shape and torch.equal(old[name], p):
+            p.data = old[name].data
+    return grown
+
+
+def shared_rope(grown: Any, model: Any, growth: Growth) -> Any:
+    """The config's rope_parameters is the source's dict where its values agree."""
+    if grown.config.rope_parameters == model.config.rope_parameters:
+        grown.config.rope_parameters = model.config.rope_parameters
+    return grown
+
+
+def shared_generation(grown: Any, model: Any, growth: Growth) -> Any:
+    """One generation config for both models."""
+    grown.generation_config = model.generation_config
+    return grown
+
+
+def scaled_source(grown: Any, model: Any, growth: Growth) -> Any:
+    """The norm weights of the source scaled in place, as the article's loop would."""
+    model.model.norm.weight.data.mul_(math.sqrt(1 / wider(growth)))
+    return grown
+
+
+def touched_config(grown: Any, model: Any, growth: Growth) -> Any:
+    """The source's config changed on the way."""
+    model.config.hidden_size = growth.new.hidden
+    return grown
+
+
+def untied(grown: Any, model: Any, growth: Growth) -> Any:
+    """A tied model with a head of its own, and a config that still says tied."""
+    if growth.new.tied:
+        grown.lm_head.weight = torch.nn.Parameter(
+            grown.lm_head.weight.detach() * math.sqrt(2)
+        )
+        grown._tied_weights_keys = None
+    return grown
+
+
+def untied_config(grown: Any, model: Any, growth: Growth) -> Any:
+    """A tied model turned into an untied one of the same function."""
+    if not growth.new.tied:
+        return grown
+    config = copy.deepcopy(grown.config)
+    config.tie_word_embeddings = False
+    state = state_of(grown)
+    head = state["model.embed_tokens.weight"].clone()
+    return model_of_untied(config, {**state, "lm_head.weight": head}, grown)
+
+
+def model_of_untied(config: Any, state: State, like: Any) -> Any:
+    """`build` with the mode of `like`, whose head has no name of its own."""
+    return build(config, state).train(like.training)
+
+
+def stale_index(grown: Any, model: Any, growth: Growth) -> Any:
+    """Copied layers keep their layer_idx, so that the cache mixes them up."""
+    for i, layer in enumerate(grown.model.layers):
+        layer.self_attn.layer_idx = min(i, growth.old.layers - 1)
+    return grown
+
+
+def float32_for_bf16(grown: Any, model: Any, growth: Growth) -> Any:
+    """Low precision in, float32 out."""
+    return grown.float() if grown.dtype in (torch.bfloat16, torch.float16) else grown
+
+
+def through_float16(grown: Any, model: Any, growth: Growth) -> Any:
+    """A bf16 model that went through float16 at a scale where it underflows."""
+    if grown.dtype == torch.bfloat16:
+        for p in grown.parameters():
+            p.data = (p.data.half() * 2**-18).bfloat16() * 2**18
+    return grown
+
+
+def module_eps(grown: Any, model: Any, growth: Growth) -> Any:
+    """eps right in the modules and stale in the config: wrong once it is reloaded."""
+    fix = eps(wider)
+    fix(grown.config, growth)
+    return grown
+
+
+def hooked_head(grown: Any, model: Any, growth: Growth) -> Any:
+    """A scale that lives in a hook instead of a weight: gone after save and reload."""
+    factor = math.sqrt(2)
+    grown.lm_head.weight.data.mul_(1 / factor)
+    grown.lm_head.register_forward_hook(lambda m, i, out: out * factor)
+    return grown
+
+
+def deaf_to_masks(grown: Any, model: Any, growth: Growth) -> Any:
+    """A wrapper that does not pass the attention mask on."""
+    forward = grown.forward
+
+    def wrapped(*args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        del attention_mask
+        return forward(*args, **kwargs)
+
+    grown.forward = wrapped
+    return grown
+
+
+def ntk_beyond(config: Any, growth: Growth) -> None:
+    """Dynamic NTK rotary past 16 tokens, where the old model had none."""
+    if growth.new.rotary.dims <= 2:  # one frequency: there is nothing to stretch
+        return
+    config.rope_parameters = {
+        **config.rope_parameters, "rope_type": "dynamic", "factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }  # fmt: skip
+    config.max_position_embeddings = 16
+
+
+def rebuilt(grown: Any, model: Any, growth: Growth) -> Any:
+    """The model of an edited config: its modules read the config when they are made."""
+    return model_of(grown.config, state_of(grown), grown)
+
+
+def attention(name: str) -> str:
+    """The message of a violation at a tap within a layer."""
+    return rf"layers\.\d+\.({name})\b"
+
+
+PROJECTIONS = "test_projections_are_padded"
+ROTARY = "test_rotary_keeps_pairs_and_frequencies"
+SCORES = "test_scores_keep_their_scale"
+ATTENTION = "test_attention_maps_padded_to_padded"
+GATE = "test_gate_and_up_are_padded"
+MLP = "test_mlp_maps_padded_to_padded"
+NORMS = "test_norms_are_unchanged"
+EPS = "test_eps_grows_along"
+LANES = "test_new_lanes_are_zero_at_every_tap"
+NEW_LAYERS = "test_new_layers_add_nothing"
+EMBEDDING = "test_embedding_is_padded"
+HEAD = "test_head_ignores_new_lanes"
+LOGITS = "test_logits_are_unchanged"
+
+QKV = r"[qkv]_proj\.(weight|bias)"
+ARTICLE, FIELD = "article", "field.md"
+
+FAULTS: tuple[Fault, ...] = (
+    # the article's steps, each left out or done wrong
+    Fault(name="naive_padding", says="q, k, v padded at the end, heads ignored",
+          law=PROJECTIONS, reason=attention("query|key|value"), source=ARTICLE,
+          state=prefix(QKV)),
+    Fault(name="naive_query", says="q alone padded at the end",
+          law=PROJECTIONS, reason=attention("query"), source=ARTICLE,
+          state=prefix(r"q_proj\.(weight|bias)")),
+    Fault(name="naive_key", says="k alone padded at the end",
+          law=PROJECTIONS, reason=attention("key"), source=ARTICLE,
+          state=prefix(r"k_proj\.(weight|bias)")),
+    Fault(name="naive_value", says="v alone padded at the end",
+          law=PROJECTIONS, reason=attention("value"), source=ARTICLE,
+          state=prefix(r"v_proj\.(weight|bias)")),
+    Fault(name="naive_output", says="o_proj padded at the end, not transposed into heads",
+          law=ATTENTION, reason=attention("attention"), source=ARTICLE,
+          state=prefix(r"o_proj\.weight")),
+    Fault(name="naive_bias", says="q, k, v biases padded at the end, weights right",
+          law=PROJECTIONS, reason=attention("query|key|value"), source=ARTICLE,
+          features=("biases",), state=prefix(r"[qkv]_proj\.bias")),
+    Fault(name="norm_unscaled", says="no √(D/D') on any norm weight",
+          law=NORMS, reason="layernorm|norm", source=ARTICLE, table=rows(NORM, scale=1.0)),
+    Fault(name="final_norm_unscaled", says="no √(D/D') on the final norm",
+          law=NORMS, reason="^norm", source=ARTICLE,
+          table=rows(r"model\.norm\.weight", scale=1.0)),
+    Fault(name="post_norm_unscaled", says="no √(D/D') on the norm before the MLP",
+          law=NORMS, reason="post_attention_layernorm", source=ARTICLE,
+          table=rows(r"post_attention_layernorm\.weight", scale=1.0)),
+    Fault(name="norm_inverse", says="√(D'/D) on the norms",
+          law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: 1 / r.scale)),
+    Fault(name="norm_linear", says="D/D' on the norms, without the root",
+          law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: r.scale**2)),
+    Fault(name="norm_bias_scaled", says="√(D/D') on the norm biases as well",
+          law=NORMS, reason="norm", features=("stablelm",), source=ARTICLE,
+          table=rows(r"norm\.bias", scale=lambda r, g: wider(g) ** -0.5)),
+    Fault(name="q_scale_missing", says="no √(K'/K) on q",
+          law=SCORES, reason=attention("scores"), source=ARTICLE,
+          table=rows(r"q_proj", scale=1.0)),
+    Fault(name="q_scale_inverse", says="√(K/K') on q",
+          law=SCORES, reason=attention("scores"),
+          table=rows(r"q_proj", scale=lambda r, g: 1 / r.scale)),
+    Fault(name="q_scale_twice", says="√(K'/K) on q and on k",
+          law=SCORES, reason=attention("scores"),
+          table=rows(r"k_proj", scale=lambda r, g: taller(g) ** 0.5)),
+    Fault(name="q_scale_by_width", says="√(D'/D) on q instead of √(K'/K)",
+          law=SCORES, reason=attention("scores"),
+          table=rows(r"q_proj", scale=lambda r, g: wider(g) ** 0.5)),
+    Fault(name="q_bias_unscaled", says="√(K'/K) on q's weight, not on its bias",
+          law=PROJECTIONS, reason=attention("query"), features=("biases",),
+          source=ARTICLE, table=rows(r"q_proj\.bias", scale=1.0)),
+    Fault(name="rotary_factor_ignored", says="partial_rotary_factor left as it was",
+          law=ROTARY, source=ARTICLE, features=("stablelm",),
+          reason=attention("query_rotated|key_rotated") + "|turns pairs of lanes",
+          config=rope(partial_rotary_factor=old_factor),
+          model=rebuilt),
+    Fault(name="rotary_factor_truncated", says="a factor that int() cuts to fewer lanes",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), source=ARTICLE,
+          features=("stablelm",),
+          config=lambda c, g: (
+              rope(partial_rotary_factor=truncating_factor)(c, g)
+              if g.new.family == "stablelm" and g.new.rotary.dims >= 2 else None),
+          model=rebuilt),
+    Fault(name="article_recipe", says="the whole recipe: LayerNorm scaled, mean ignored",
+          law=NORMS, reason="norm", source=ARTICLE, features=("stablelm",),
+          options={"norm": "scaled"}),
+    Fault(name="output_unpermuted_rows", says="o_proj grown like q, without the transpose",
+          law=ATTENTION, reason=attention("attention"), source=ARTICLE,
+          state=change(r"o_proj\.weight", lambda w, g: w.T.contiguous().reshape(w.shape))),
+    # bugs of other growers
+    Fault(name="logits_divided", says="logits divided by D'/D, greedy text unchanged",
+          law=HEAD, reason="logits", source=FIELD,
+          table=rows(r"lm_head", scale=lambda r, g: 1 / wider(g))),
+    Fault(name="embedding_centred_rms", says="the embedding's mean removed under RMSNorm",
+          law=LOGITS, reason="logits", source=FIELD, features=("llama",),
+          state=lambda new, old, g: [
+              w[:, : g.old.hidden].sub_(w[:, : g.old.hidden].mean(1, keepdim=True))
+              for n, w in new.items() if "embed" in n and g.old.family == "llama"]),
+    Fault(name="eps_fixed", says="eps hard-coded",
+          law=EPS, reason="norm", source=FIELD, config=fixed_eps, model=rebuilt),
+    Fault(name="eps_unscaled", says="eps not times D/D'",
+          law=EPS, reason="norm", source=FIELD, config=eps(wider), model=rebuilt),
+    Fault(name="tied_unties", says="a tied model comes out untied, the config says tied",
+          law="test_tying_is_kept", reason="tied", source=FIELD, features=("tied",),
+          model=untied),
+    Fault(name="tied_untied_config", says="a tied model comes out as an untied one",
+          law="test_tying_is_kept", reason="tied", source=FIELD, features=("tied",),
+          function=False, model=untied_config),
+    Fault(name="reload_root_two", says="logits right in memory, off by √2 when reloaded",
+          law="test_saves_and_loads", reason="save and load|changed on disk", source=FIELD,
+          model=hooked_head),
+    Fault(name="training_mode", says="the grown model is in training mode",
+          law="test_dtype_device_and_mode", reason="mode", source=FIELD, function=False,
+          model=training),
+    Fault(name="layer_idx_stale", says="copied layers keep their layer_idx",
+          law="test_generates_with_a_cache", reason="cache", source=FIELD, function=False,
+          features=("layers",), model=stale_index),
+    Fault(name="noise_does_not_cancel", says="symmetry-breaking noise of 1e-3 in down_proj",
+          law=LANES, reason="residual|mlp", source=FIELD, features=("mlp",),
+          state=noise_in_new(r"down_proj\.weight", 0, 1e-3)),
+    Fault(name="layers_copied", says="new layers are copies, not silent (SOLAR)",
+          law=NEW_LAYERS, reason="layers add", source=FIELD, features=("layers",),
+          state=copied_layers),
+    Fault(name="layers_half_silent", says="new layers with o_proj zeroed, down_proj not",
+          law=NEW_LAYERS, reason="layers add", source=FIELD, features=("layers",),
+          state=half_silent_layers),
+    # scales that are nearly right
+    Fault(name="q_scale_1e6", says="q off by 1e-6",
+          law=SCORES, reason=attention("scores"), table=rows(r"q_proj", scale=times(1 + 1e-6))),
+    Fault(name="norm_scale_1e6", says="norm weights off by 1e-6",
+          law=NORMS, reason="norm", table=rows(NORM, scale=times(1 + 1e-6))),
+    Fault(name="output_1e6", says="o_proj off by 1e-6",
+          law=ATTENTION, reason=attention("attention"),
+          table=rows(r"o_proj\.weight", scale=times(1 + 1e-6))),
+    Fault(name="down_1e6", says="down_proj off by 1e-6",
+          law=MLP, reason=attention("mlp"),
+          table=rows(r"down_proj\.weight", scale=times(1 + 1e-6))),
+    Fault(name="embedding_1e6", says="one embedding row off by 1e-6",
+          law=EMBEDDING, reason="embedding",
+          state=lambda new, old, g: new["model.embed_tokens.weight"][0].mul_(1 + 1e-6)),
+    Fault(name="eps_1e6", says="eps off by 1e-6",
+          law=EPS, reason="norm", config=eps(1 + 1e-6), model=rebuilt),
+    Fault(name="scale_in_float32", says="√(K'/K) computed in float32",
+          law=SCORES, reason=attention("scores"),
+          table=rows(r"q_proj", scale=lambda r, g: float(torch.tensor(r.scale, dtype=torch.float32)))),
+    Fault(name="norm_scale_in_float32", says="√(D/D') computed in float32",
+          law=NORMS, reason="norm",
+          table=rows(NORM, scale=lambda r, g: float(torch.tensor(r.scale, dtype=torch.float32)))),
+    Fault(name="weights_through_float32", says="float64 weights that went through float32",
+          law=GATE, reason=attention("gate|up"),
+          state=change(r"gate_proj\.weight", lambda w, g: w.float())),
+    Fault(name="weights_through_bf16", says="the embedding went through bf16",
+          law=EMBEDDING, reason="embedding",
+          state=change(r"embed_tokens", lambda w, g: w.bfloat16())),
+    # eps
+    Fault(name="eps_inverse", says="eps times D'/D",
+          law=EPS, reason="norm", config=eps(lambda g: wider(g) ** 2), model=rebuilt),
+    Fault(name="eps_root", says="eps times √(D/D')",
+          law=EPS, reason="norm", config=eps(lambda g: wider(g) ** 0.5), model=rebuilt),
+    Fault(name="eps_stale_in_config", says="eps right in the modules, stale in the config",
+          law=EPS, reason="norm", model=module_eps),
+    # rotary
+    Fault(name="theta_unchanged", says="rope_theta not raised to K'/K",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          config=lambda c, g: rope(rope_theta=g.old.rotary.theta)(c, g), model=rebuilt),
+    Fault(name="theta_inverse", says="rope_theta raised to K/K'",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          config=lambda c, g: rope(
+              rope_theta=g.old.rotary.theta ** (1 / taller(g)))(c, g), model=rebuilt),
+    Fault(name="theta_linear", says="rope_theta times K'/K (NTK by analogy)",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          config=lambda c, g: rope(
+              rope_theta=g.old.rotary.theta * taller(g))(c, g), model=rebuilt),
+    Fault(name="theta_rounded", says="rope_theta rounded to float32",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          config=lambda c, g: rope(
+              rope_theta=float(torch.tensor(g.new.rotary.theta, dtype=torch.float32)))(c, g),
+          model=rebuilt),
+    Fault(name="halves_together", says="rotary halves side by side in q and k",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          state=halves_together(r"[qk]_proj")),
+    Fault(name="halves_together_in_key", says="rotary halves parted in q, not in k",
+          law=PROJECTIONS, reason=attention("key"), features=("llama",),
+          state=halves_together(r"k_proj")),
+    Fault(name="dynamic_ntk", says="dynamic rotary that differs past 16 tokens only",
+          law="test_transformers_agrees[eager]", reason="logits", config=ntk_beyond,
+          model=rebuilt),
+    # heads and groups
+    Fault(name="queries_by_head", says="query heads in order, though groups got more heads",
+          law=PROJECTIONS, reason=attention("query"), features=("gqa",),
+          state=queries_by_head),
+    Fault(name="groups_rolled", says="old key/value heads behind the new ones",
+          law=PROJECTIONS, reason=attention("key|value"), features=("groups",),
+          state=rolled_groups),
+    Fault(name="odd_head_dim", says="an odd head_dim loses its last value lane",
+          law=PROJECTIONS, reason=attention("value"), features=("stablelm",),
+          state=odd_lane_lost),
+    Fault(name="output_new_heads", says="o_proj reads new heads, 1e-6",
+          law=ATTENTION, reason=attention("attention"), features=("gqa",),
+          state=lambda new, old, g: [
+              w.add_((w == 0) * 1e-6) for n, w in new.items()
+              if "o_proj.weight" in n and n in old and g.new.repeats > g.old.repeats]),
+    # depth
+    Fault(name="third_layer_norm", says="√(D/D') missing from the third layer on",
+          law=NORMS, reason=r"layers\.2", state=lambda new, old, g: last_layer(
+              r"layernorm\.weight", wider(g) ** 0.5)(new, old, g)),
+    Fault(name="third_layer_query", says="q off by 1e-5 from the third layer on",
+          law=SCORES, reason=r"layers\.2\.scores", state=last_layer(r"q_proj", 1 + 1e-5)),
+    Fault(name="layers_reversed", says="old layers in the opposite order",
+          law=LOGITS, reason="logits", state=reversed_layers),
+    # LayerNorm
+    Fault(name="embedding_uncentred", says="every writer centred but the embedding",
+          law=LOGITS, reason="logits", features=("stablelm",), table=uncentred("embed")),
+    Fault(name="output_uncentred", says="every writer centred but o_proj",
+          law=ATTENTION, reason=attention("attention"), features=("stablelm",),
+          table=uncentred("o_proj")),
+    Fault(name="down_uncentred", says="every writer centred but down_proj",
+          law=MLP, reason=attention("mlp"), features=("stablelm",),
+          table=uncentred("down_proj")),
+    Fault(name="centred_by_new_width", says="the embedding's mean taken over D'",
+          law=EMBEDDING, reason="embedding", features=("stablelm",),
+          state=centred_by_new_width),
+    # new entries that are not silent
+    Fault(name="embedding_new_lanes", says="1e-6 in the embedding's new lanes",
+          law=EMBEDDING, reason="embedding", state=noise_in_new(r"embed_tokens", 1, 1e-6)),
+    Fault(name="output_new_lanes", says="1e-6 in o_proj's new rows",
+          law=LANES, reason="attention|residual",
+          state=noise_in_new(r"o_proj\.weight", 0, 1e-6)),
+    Fault(name="down_new_mlp", says="1e-6 in down_proj's new columns, and loud new gates",
+          law=GATE, reason=attention("gate|up|activated"), features=("mlp",),
+          state=lambda new, old, g: [
+              noise_in_new(r"(gate|up)_proj\.weight", 0, 1.0)(new, old, g),
+              noise_in_new(r"down_proj\.weight", 1, 1e-6)(new, old, g)]),
+    Fault(name="norm_bias_new_lanes", says="norm biases of one in new lanes",
+          law=NORMS, function=False,
+        reason="norm", features=("stablelm",),
+          state=noise_in_new(r"norm\.bias", 0, 1.0)),
+    Fault(name="norm_new_lanes_nan", says="NaN in entries that nothing reads",
+          law="test_everything_is_finite", reason="NaN", function=False,
+          state=noise_in_new(r"lm_head\.weight", 1, math.nan)),
+    # what is at its default in a fresh model
+    Fault(name="value_bias_lost", says="v's bias left at zero",
+          law=PROJECTIONS, reason=attention("value"), features=("biases",),
+          state=change(r"v_proj\.bias", lambda w, g: w * 0)),
+    Fault(name="output_bias_lost", says="o's bias left at zero",
+          law=ATTENTION, reason=attention("attention"), features=("biases", "llama"),
+          state=change(r"o_proj\.bias", lambda w, g: w * 0)),
+    Fault(name="up_bias_lost", says="up's bias left at zero",
+          law=GATE, reason=attention("up"), features=("biases", "llama"),
+          state=change(r"up_proj\.bias", lambda w, g: w * 0)),
+    Fault(name="down_bias_lost", says="down's bias left at zero",
+          law=MLP, reason=attention("mlp"), features=("biases", "llama"),
+          state=change(r"down_proj\.bias", lambda w, g: w * 0)),
+    Fault(name="norm_bias_lost", says="LayerNorm's bias left at zero",
+          law=NORMS, reason="norm", features=("stablelm",),
+          state=change(r"norm\.bias", lambda w, g: w * 0)),
+    Fault(name="norm_weight_ones", says="norm weights left at one",
+          law=NORMS, reason="norm", state=change(NORM, lambda w, g: w * 0 + 1)),
+    # the MLP
+    Fault(name="mlp_scaled", says="down_proj times F/F', as if it were a mean",
+          law=MLP, reason=attention("mlp"), features=("mlp",),
+          table=rows(r"down_proj\.weight", scale=lambda r, g: g.old.mlp / g.new.mlp)),
+    Fault(name="gate_is_up", says="gate and up exchanged",
+          law=GATE, reason=attention("gate|up"),
+          state=swapped("gate_proj.weight", "up_proj.weight")),
+    # hygiene
+    Fault(name="source_scaled", says="the source's final norm scaled in place",
+          law="test_source_is_untouched", reason="was changed", function=False,
+          model=scaled_source),
+    Fault(name="source_config", says="the source's config changed",
+          law="test_source_is_untouched", reason="config was changed", function=False,
+          model=touched_config),
+    Fault(name="memory_shared", says="tensors that did not grow are the source's own",
+          law="test_nothing_is_shared", reason="shares its memory", function=False,
+          model=shared_memory),
+    Fault(name="rope_shared", says="rope_parameters is one dict in both configs",
+          law="test_nothing_is_shared", reason="share rope_parameters", function=False,
+          model=shared_rope),
+    Fault(name="generation_shared", says="one generation config for both models",
+          law="test_nothing_is_shared", reason="generation_config", function=False,
+          model=shared_generation),
+    Fault(name="unfrozen", says="frozen parameters come back trainable",
+          law="test_dtype_device_and_mode", reason="requires_grad", function=False,
+          model=unfrozen),
+    Fault(name="bf16_comes_back_float32", says="low precision in, float32 out",
+          law="test_dtype_device_and_mode", reason="expected torch", function=False,
+          model=float32_for_bf16),
+    Fault(name="bf16_underflows", says="bf16 weights that underflowed in float16",
+          law="test_low_precision_loses_one_rounding[bfloat16]", reason="logits",
+          model=through_float16),
+    Fault(name="dropout_lost", says="attention_dropout back at its default",
+          law="test_dropout_is_kept", reason="attention_dropout|0.125", function=False,
+          config=setting(attention_dropout=0.0)),
+    Fault(name="activation_reset", says="hidden_act back at its default",
+          law="test_sizes_are_those_asked_for", reason="hidden_act",
+          config=setting(hidden_act="silu"), model=rebuilt),
+    Fault(name="positions_reset", says="max_position_embeddings back at its default",
+          law="test_sizes_are_those_asked_for", reason="max_position_embeddings",
+          function=False, config=setting(max_position_embeddings=2048)),
+    Fault(name="mask_ignored", says="a wrapper drops the attention mask",
+          law="test_left_padding", reason="padded batch", function=False,
+          model=deaf_to_masks),
+    # training
+    Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
+          law="test_new_parameters_train", reason="is stuck", function=False),
+    Fault(name="values_never_train", says="new value lanes zero, and zero what reads them",
+          law="test_new_parameters_train", reason=r"o_proj\.weight \(query\) is stuck",
+          source="growproof, until 2026-11-25", function=False,
+          options={"fill": "trainable"}, state=silent_values),
+    Fault(name="layers_not_grown", says="new layers are left out",
+          law="test_sizes_are_those_asked_for", reason="num_hidden_layers",
+          features=("layers",), function=False,
+          model=lambda grown, model, g: drop_layers(grown, g)),
+)  # fmt: skip
+
+
+def drop_layers(grown: Any, growth: Growth) -> Any:
+    """The grown model without its new layers."""
+    config = copy.deepcopy(grown.config)
+    config.num_hidden_layers = growth.old.layers
+    state = {
+        n: w
+        for n, w in state_of(grown).items()
+        if not (m := re.search(r"layers\.(\d+)\.", n)) or int(m[1]) < growth.old.layers
+    }
+    return model_of(config, state, grown)
+
+
+BY_NAME = {fault.name: fault for fault in FAULTS}
+
+
+def likely_cause(grown: Grown) -> str:
+    """The known-bad growers whose result this is, entry for entry."""
+    model, target = grown.case.model(), grown.case.target
+    if same(growproof.grow(model, target), grown.model):
+        return "not the weights or sizes: growproof:grow gives the same ones here"
+    found = []
+    for fault in FAULTS:
+        try:
+            other = fault(grown.case.model(), target)
+        except Exception:  # a fault that cannot be planted here is not the cause
+            continue
+        if same(other, grown.model):
+            found.append(f"{fault.name} ({fault.says})")
+    return "; ".join(found[:3]) or "none of the known-bad growers gives this model"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two models have the same weights, mode and computing config."""
+    old, new = a.state_dict(), b.state_dict()
+    if old.keys() != new.keys() or a.training != b.training:
+        return False
+    if a.config.rope_parameters != b.config.rope_parameters:
+        return False
+    eps = [
+        getattr(m.config, n, 0)
+        for n in ("rms_norm_eps", "layer_norm_eps")
+        for m in (a, b)
+    ]
+    if eps[0] != eps[1] or eps[2] != eps[3]:
+        return False
+    return all(
+        w.shape == new[n].shape and torch.equal(w, new[n]) for n, w in old.items()
+    )

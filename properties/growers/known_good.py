@@ -1,0 +1,191 @@
+"""Known-good growers that are not growproof's default: none may be rejected.
+
+Each names the promises it makes. Those that do not pad with zeros promise `lossless`
+and `hygiene` alone, and check the suite for false alarms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import growproof
+import torch
+from growproof.layout import parameters
+from growproof.models import config_of, model_of, plan_model, state_of
+from growproof.padding import grow_state
+from growproof.shape import Growth
+from torch import Tensor
+
+from .known_bad import rows, taller
+
+State = dict[str, Tensor]
+ALL = ("lossless", "zero_padding", "hygiene")
+FUNCTION = ("lossless", "hygiene")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Good:
+    """A right grower, what it promises, and the families it is right for."""
+
+    name: str
+    says: str
+    grow: Callable[[Any, Mapping[str, int]], Any]
+    promises: tuple[str, ...] = ALL
+    without: tuple[str, ...] = ()
+    with_features: tuple[str, ...] = ()
+
+    def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
+        """The grown model."""
+        return self.grow(model, target)
+
+
+def option(**options: Any) -> Callable[[Any, Mapping[str, int]], Any]:
+    """growproof's own grower with other options."""
+    return lambda model, target: growproof.grow(model, target, **options)
+
+
+def finish(model: Any, growth: Growth, state: State) -> Any:
+    """The transformers model of a grown state."""
+    return model_of(config_of(model.config, growth), state, model)
+
+
+def scaled_writers(model: Any, target: Mapping[str, int]) -> Any:
+    """ε stays: writers times √(D'/D), so that the variance is what it was.
+
+    The stream s·x, s = √(D'/D), has Σ(s·x)²/D' = Σx²/D, and the norm then returns
+    s·x/√(var + ε): its weight takes 1/s as in the scaled policy. Exact for the norms.
+    """
+    growth = plan_model(model.config, target)
+    table = parameters(growth.old, growth)
+    if growth.old.tied:  # the head would be scaled along with the embedding
+        return growproof.grow(model, target)
+    s = math.sqrt(growth.new.hidden / growth.old.hidden)
+    writers = r"embed_tokens|o_proj|down_proj"
+    table = rows(writers, scale=lambda r, g: r.scale * s)(table, growth)
+    config = config_of(model.config, growth)
+    name = "rms_norm_eps" if growth.old.family == "llama" else "layer_norm_eps"
+    setattr(config, name, growth.old.eps)
+    return model_of(config, grow_state(state_of(model), growth, table), model)
+
+
+def scale_on_keys(model: Any, target: Mapping[str, int]) -> Any:
+    """√(K'/K) on k instead of q."""
+    growth = plan_model(model.config, target)
+    table = parameters(growth.old, growth)
+    table = rows(r"q_proj", scale=1.0)(table, growth)
+    table = rows(r"k_proj", scale=lambda r, g: math.sqrt(taller(g)))(table, growth)
+    return finish(model, growth, grow_state(state_of(model), growth, table))
+
+
+def scale_shared(model: Any, target: Mapping[str, int]) -> Any:
+    """⁴√(K'/K) on q and on k."""
+    growth = plan_model(model.config, target)
+    table = rows(r"[qk]_proj", scale=lambda r, g: taller(g) ** 0.25)(
+        parameters(growth.old, growth), growth
+    )
+    return finish(model, growth, grow_state(state_of(model), growth, table))
+
+
+def permuted_heads(model: Any, target: Mapping[str, int]) -> Any:
+    """Key/value groups, with their query heads, in the opposite order: new ones first."""
+    growth = plan_model(model.config, target)
+    state = grow_state(state_of(model), growth)
+    for name, w in state.items():
+        if re.search(r"[qkv]_proj|o_proj\.weight", name):
+            dim = 1 if "o_proj" in name else 0
+            groups = w.unflatten(dim, (growth.new.groups, -1)).flip(dim)
+            state[name] = groups.flatten(dim, dim + 1).contiguous()
+    return finish(model, growth, state)
+
+
+def mean_padded(model: Any, target: Mapping[str, int]) -> Any:
+    """New residual lanes hold the mean of the old ones (in the manner of LEMON).
+
+    Then E x is what it was, and Σ(x − E x)² too: LayerNorm with √(D/D') and ε·D/D' is
+    exact without centring. New norm weights and biases are zero.
+    """
+    if plan_model(model.config, target).old.family != "stablelm":
+        return growproof.grow(model, target)
+    growth = plan_model(model.config, target, norm="scaled")
+    state = grow_state(state_of(model), growth)
+    d = growth.old.hidden
+    for name, w in state.items():
+        if "embed_tokens" in name:
+            w[:, d:] = w[:, :d].mean(1, keepdim=True)
+        elif re.search(r"(o|down)_proj\.weight", name):
+            w[d:] = w[:d].mean(0, keepdim=True)
+    return finish(model, growth, state)
+
+
+def duplicated(model: Any, target: Mapping[str, int]) -> Any:
+    """MLP lanes, and the residual of a Llama where D' is a multiple of D, repeated.
+
+    In the manner of HyperCloning: writers copy, readers copy and divide. A repeated
+    residual keeps Σx²/D, so that norm weights are repeated, and ε stays.
+    """
+    growth = plan_model(model.config, target)
+    old, d, d_new = growth.old, growth.old.hidden, growth.new.hidden
+    repeats = d_new // d if old.family == "llama" and d_new % d == 0 else 1
+    state = grow_state(state_of(model), growth)
+    mlp = torch.arange(growth.new.mlp) % old.mlp
+    copies = torch.bincount(mlp).to(torch.float64)
+    for name, w in state.items():
+        layer = re.search(r"layers\.(\d+)\.", name)
+        if layer and int(layer[1]) >= old.layers:
+            continue
+        if re.search(r"(gate|up)_proj", name):
+            state[name] = w[mlp].clone()
+        elif "down_proj.weight" in name:
+            state[name] = (w[:, mlp].double() / copies[mlp]).to(w.dtype)
+    if repeats > 1:
+        repeat_residual(state, growth, repeats)
+    config = config_of(model.config, growth)
+    if repeats > 1:
+        config.rms_norm_eps = old.eps
+    return model_of(config, state, model)
+
+
+def repeat_residual(state: State, growth: Growth, repeats: int) -> None:
+    """Every old residual lane `repeats` times over, readers divided by that, in place."""
+    d = growth.old.hidden
+    lanes = torch.arange(growth.new.hidden) % d
+    for template, row in parameters(growth.old, growth).items():
+        if "residual" not in row.axes:
+            continue
+        dim = row.axes.index("residual")
+        reads = dim == len(row.axes) - 1 and row.role == "reader"
+        tied = growth.old.tied and template == "model.norm.weight"
+        factor = 1 / repeats if reads or tied else 1.0
+        factor /= row.scale if row.role == "norm" else 1.0
+        pattern = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(template))
+        for name in [n for n in state if re.fullmatch(pattern, n)]:
+            w = state[name].index_select(dim, lanes)
+            state[name] = (w.double() * factor).to(w.dtype)
+
+
+REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow)
+GROWERS: tuple[Good, ...] = (
+    Good(name="trainable", says="trainable fill: new readers drawn, writers zero",
+         grow=option(fill="trainable", seed=3), promises=(*FUNCTION, "trainable"),
+         with_features=("trainable",)),
+    Good(name="interleaved", says="new layers between the old ones",
+         grow=option(depth="interleave")),
+    Good(name="scaled_writers", says="writers times √(D'/D), ε as it was",
+         grow=scaled_writers),
+    Good(name="scale_on_keys", says="√(K'/K) on k", grow=scale_on_keys),
+    Good(name="scale_shared", says="⁴√(K'/K) on q and k", grow=scale_shared),
+    Good(name="permuted_heads", says="new groups first", grow=permuted_heads,
+         promises=FUNCTION),
+    Good(name="mean_padded", says="new lanes hold the mean (LEMON)", grow=mean_padded,
+         promises=FUNCTION),
+    Good(name="duplicated", says="lanes repeated, not padded (HyperCloning)",
+         grow=duplicated, promises=FUNCTION),
+)  # fmt: skip
+BY_NAME = {good.name: good for good in GROWERS}
+globals().update(
+    BY_NAME
+)  # so that --grower properties.growers.known_good:trainable works

@@ -1,0 +1,184 @@
+"""Growing as an operation: identity, composition, inverse, linearity, equivariance."""
+
+import dataclasses
+
+import pytest
+import torch
+from growproof.layout import count, parameters
+from growproof.models import grow, plan_model, shape_of, shrink, state_of
+from growproof.padding import grow_state, shrink_state
+from growproof.shape import Growth
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ...laws.strategies import Case, cases, fewer, weights
+
+pytestmark = [pytest.mark.reference]
+
+
+def same_to_rounding(
+    a: dict[str, Tensor], b: dict[str, Tensor], ulps: float = 8
+) -> None:
+    """Two states agree entry by entry, to a few ulps of the tensor's largest entry."""
+    assert a.keys() == b.keys()
+    for name, x in a.items():
+        bound = ulps * 2**-53 * float(x.abs().max())
+        worst = float((x - b[name]).abs().max())
+        assert worst <= bound, f"{name} differs by {worst:.3g}, at most {bound:.3g}"
+
+
+@fewer(2)
+@given(case=cases())
+def test_growing_by_nothing_is_the_identity(case: Case) -> None:
+    """grow(m, {}) = m, bitwise, with the same config."""
+    model = case.model()
+    grown = grow(model, {})
+    for name, w in state_of(model).items():
+        assert torch.equal(w, state_of(grown)[name]), name
+    before, after = model.config.to_dict(), grown.config.to_dict()
+    assert {k: v for k, v in before.items() if after.get(k) != v} == {}
+
+
+def stages(case: Case) -> list[dict[str, int]]:
+    """The target in two steps: heads, groups and hidden first, or head_dim first."""
+    t, old = case.target, case.shape
+    growth = plan_model(case.hf_config, t)
+    heads = {k: t[k] for k in ("num_attention_heads", "num_key_value_heads") if k in t}
+    if case.family == "llama":
+        wide = {"hidden_size": growth.new.hidden, **heads}
+        return [wide, {"head_dim": growth.new.head_dim}]
+    return [
+        {"hidden_size": growth.new.heads * old.head_dim, **heads},
+        {"hidden_size": old.heads * growth.new.head_dim},
+    ]
+
+
+@given(case=cases(), first=st.integers(0, 1))
+def test_two_steps_are_one(case: Case, first: int) -> None:
+    """a → b → c = a → c, through more heads or through a larger head_dim first."""
+    model = case.model()
+    middle = grow(model, stages(case)[first])
+    twice, once = grow(middle, case.target), grow(model, case.target)
+    same_to_rounding(state_of(twice), state_of(once))
+    a, b = shape_of(twice.config), shape_of(once.config)
+    assert a.eps == pytest.approx(b.eps, rel=1e-15)
+    assert a.rotary.theta == pytest.approx(b.rotary.theta, rel=1e-12)
+    plain = {"eps": 0.0, "rotary": b.rotary}
+    assert dataclasses.replace(a, **plain) == dataclasses.replace(b, **plain)
+
+
+@given(case=cases())
+def test_heads_and_head_dim_commute(case: Case) -> None:
+    """Heads then head_dim = head_dim then heads."""
+    model = case.model()
+    wide, tall = stages(case)
+    a = grow(grow(grow(model, wide), case.target), {})
+    b = grow(grow(model, tall), case.target)
+    same_to_rounding(state_of(a), state_of(b))
+
+
+@given(case=cases())
+def test_shrink_inverts_grow(case: Case) -> None:
+    """shrink(grow(m)) = m: to one rounding, up to the mean where growing centred."""
+    growth = plan_model(case.hf_config, case.target)
+    old = state_of(case.model())
+    grown = grow_state(old, growth)
+    back = shrink_state(grown, growth)
+    if growth.norm != "centred":
+        same_to_rounding(back, old, ulps=2)
+    same_to_rounding(grow_state(back, growth), grown)
+
+
+@given(case=cases(power_of_four=True))
+def test_shrink_inverts_grow_bitwise(case: Case) -> None:
+    """shrink(grow(m)) = m, bit for bit, where every scale is a power of two."""
+    model = case.model()
+    grown = grow(model, case.target, norm="scaled")
+    back = shrink(grown, model, case.target, norm="scaled")
+    for name, w in state_of(model).items():
+        assert torch.equal(w, state_of(back)[name]), name
+
+
+@given(case=cases(), factor=st.floats(-4, 4), seed=st.integers(0, 2**20))
+def test_growing_is_linear(case: Case, factor: float, seed: int) -> None:
+    """grow(a·x + y) = a·grow(x) + grow(y), to rounding."""
+    growth = plan_model(case.hf_config, case.target)
+    x, y = weights(case, case.seed), weights(case, seed)
+    mixed = grow_state({n: factor * x[n] + y[n] for n in x}, growth)
+    gx, gy = grow_state(x, growth), grow_state(y, growth)
+    for name, w in mixed.items():
+        size = abs(factor) * float(gx[name].abs().max()) + float(gy[name].abs().max())
+        worst = float((w - (factor * gx[name] + gy[name])).abs().max())
+        assert worst <= 8 * 2**-53 * size, name
+
+
+def permute_groups(
+    state: dict[str, Tensor], groups: int, order: list[int]
+) -> dict[str, Tensor]:
+    """Key/value groups, with their query heads, in another order."""
+    full = torch.tensor([*order, *range(len(order), groups)])
+    found = {}
+    for name, w in state.items():
+        dim = 1 if "o_proj.weight" in name else 0
+        if any(f"{p}_proj" in name for p in "qkv") or dim:
+            blocks = w.unflatten(dim, (groups, -1)).index_select(dim, full)
+            w = blocks.flatten(dim, dim + 1)
+        found[name] = w
+    return found
+
+
+@pytest.mark.parametrize("norm", ["masked", None])
+@given(case=cases(), data=st.data())
+def test_growing_commutes_with_permuting_heads(case: Case, norm, data) -> None:
+    """grow ∘ π = (π ⊕ 1) ∘ grow, for a permutation π of the old groups.
+
+    Bitwise, but for a mean that is removed: torch adds up a column in an order that
+    depends on where the column stands.
+    """
+    growth = plan_model(case.hf_config, case.target, norm=norm)
+    order = data.draw(st.permutations(range(case.shape.groups)), "order")
+    old = weights(case, case.seed)
+    a = grow_state(permute_groups(old, growth.old.groups, order), growth)
+    b = permute_groups(grow_state(old, growth), growth.new.groups, order)
+    same_to_rounding(a, b, ulps=8 if growth.norm == "centred" else 0)
+
+
+def permute_residual(
+    state: dict[str, Tensor], growth: Growth, order: list[int], size: int
+) -> dict[str, Tensor]:
+    """Residual coordinates in another order; those past the old ones stay."""
+    full = torch.tensor([*order, *range(len(order), size)])
+    table = parameters(growth.old)
+    found = {}
+    for name, w in state.items():
+        parts = name.split(".")
+        template = ".".join("{layer}" if part.isdigit() else part for part in parts)
+        for dim, axis in enumerate(table[template].axes):
+            if axis == "residual":
+                w = w.index_select(dim, full)
+        found[name] = w
+    return found
+
+
+@pytest.mark.parametrize("norm", ["masked", None])
+@given(case=cases(), data=st.data())
+def test_growing_commutes_with_permuting_the_residual(case: Case, norm, data) -> None:
+    """grow ∘ π = (π ⊕ 1) ∘ grow, for a permutation π of the residual: bitwise, but for
+    a mean that is removed, whose terms are added up in another order.
+    """
+    growth = plan_model(case.hf_config, case.target, norm=norm)
+    order = data.draw(st.permutations(range(case.shape.hidden)), "order")
+    old = weights(case, case.seed)
+    a = grow_state(permute_residual(old, growth, order, growth.old.hidden), growth)
+    b = permute_residual(grow_state(old, growth), growth, order, growth.new.hidden)
+    same_to_rounding(a, b, ulps=8 if growth.norm == "centred" else 0)
+
+
+@given(case=cases())
+def test_parameter_count_is_the_tables(case: Case) -> None:
+    """Σ numel = count(shape), before and after, and as transformers counts."""
+    model = case.model()
+    grown = grow(model, case.target)
+    assert model.num_parameters() == count(case.shape)
+    assert grown.num_parameters() == count(shape_of(grown.config))

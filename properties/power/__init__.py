@@ -1,0 +1,4 @@
+"""What the suite is worth: faults found, false alarms, sensitivity, worst cases, claims.
+
+May import gate and whatever gate may.
+"""

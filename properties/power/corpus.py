@@ -1,0 +1,101 @@
+"""What long runs found: the worst cases, which `quick` replays, and that none failed.
+
+    python -m properties.power.runs runs                 # ten seeds, hours
+    python -m properties.power.corpus runs/*/errors.json
+
+adds the runs of these ledgers to runs.json, and to worst.json, for each law, the cases
+with the largest errors of all runs so far.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ledger
+from . import detection as power
+
+PATH = Path(__file__).with_name("worst.json")
+RUNS = Path(__file__).with_name("runs.json")
+KEPT = 2  # per law
+
+
+class Worst(NamedTuple):
+    """One case, the law that it is bad for, and how bad it was when it was found."""
+
+    law: str  # the name of the test, with its parameters
+    ratio: float
+    case: str
+
+
+def load() -> list[Worst]:
+    """The committed corpus."""
+    return [Worst(**entry) for entry in json.loads(PATH.read_text())]
+
+
+def runs() -> list[dict[str, Any]]:
+    """The committed runs."""
+    return json.loads(RUNS.read_text())
+
+
+def merged(worst: Iterable[Worst]) -> list[Worst]:
+    """The worst KEPT cases of each law, each case once."""
+    best: dict[tuple[str, str], Worst] = {}
+    for w in sorted(worst, key=lambda w: (-w.ratio, w.case)):
+        best.setdefault((w.law, w.case), w)
+    laws = sorted({w.law for w in best.values()})
+    return [
+        w for law in laws for w in [w for w in best.values() if w.law == law][:KEPT]
+    ]
+
+
+def found_in(book: ledger.Ledger) -> list[Worst]:
+    """The worst case of each key, where it is one of a law that takes a grower."""
+    found = []
+    for r in book.records.values():
+        law = test_of(dict(zip(ledger.KEY, r.key, strict=True)))
+        if law and r.example.startswith("Case(") and 0 < r.ratio < float("inf"):
+            found.append(Worst(law, round(r.ratio, 4), r.example))
+    return found
+
+
+def test_of(key: dict[str, str]) -> str | None:
+    """The test that records this key: of its parametrisations the one that says so."""
+    named = [n for n in power.laws() if n.split("[")[0] == "test_" + key["law"]]
+    exact = [
+        n for n in named if n.endswith((f"[{key['dtype']}]", f"[{key['kernel']}]"))
+    ]
+    return next(iter(exact or named), None)
+
+
+def summary(book: ledger.Ledger) -> dict[str, Any]:
+    """A line of runs.json: what ran, in what, and each law's largest error."""
+    told = ("grower", "profile", "seed", "commit", "torch", "transformers", "cpu")
+    worst = {law: max(r.ratio for r in rs) for law, rs in book.laws.items()}
+    return {
+        **{name: book.environment[name] for name in told},
+        **book.run,
+        "worst_ratio": {law: round(ratio, 4) for law, ratio in worst.items()},
+    }
+
+
+def main(paths: list[str]) -> None:
+    """Add the ledgers of these paths; a run of the same grower and seed is replaced."""
+    known = {(r["grower"], r["profile"], r["seed"]): r for r in runs()}
+    worst = load()
+    for path in paths:
+        book = ledger.load(path)
+        line = summary(book)
+        known[line["grower"], line["profile"], line["seed"]] = line
+        worst += found_in(book)
+    text = json.dumps([w._asdict() for w in merged(worst)], indent=1)
+    PATH.write_text(text + "\n")
+    lines = sorted(known.values(), key=lambda r: int(r["seed"]))
+    RUNS.write_text(json.dumps(lines, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

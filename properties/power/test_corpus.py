@@ -1,0 +1,106 @@
+"""The worst cases ever found, replayed; and the budgets that they justify."""
+
+import functools
+import itertools
+from collections import Counter
+
+import pytest
+
+from ..errors import ledger
+from ..gate.loading import DEFAULT, Grower
+from ..growers import known_good
+from ..growers.known_good import BY_NAME, GROWERS
+from ..laws.checks import BUDGETS, Responses, Violation
+from ..laws.strategies import needed, parse
+from . import corpus
+from . import detection as power
+
+# which budget judges a law; the rest are judged by `block`
+KINDS = {
+    "logits_are_unchanged": "decoder", "old_gradients_are_kept": "decoder",
+    "every_tap_is_the_padded_one": "decoder", "transformers_agrees": "stock",
+    "low_precision_loses_one_rounding": "low", "weights_are_rounded_once": "weights",
+}  # fmt: skip
+LAWS = power.laws()
+
+
+def parameter(worst: corpus.Worst, rank: int):
+    """A case of the corpus, for growers that claim all that it and its law need."""
+    case = parse(worst.case)
+    features = needed(case.family, case.config, case.target)
+    promises = power.LAW_MARKS[worst.law] & set(power.PROMISES)
+    marks = pytest.mark.needs(*features, *promises)
+    name = f"{worst.law.removeprefix('test_')}-{rank}"
+    return pytest.param(worst, id=name, marks=marks)
+
+
+@pytest.mark.lossless
+@pytest.mark.parametrize(
+    "worst",
+    [
+        parameter(w, rank)
+        for _, same in itertools.groupby(corpus.load(), lambda w: w.law)
+        for rank, w in enumerate(same)
+    ],
+)
+def test_worst_cases_stay_within_budget(grower, worst: corpus.Worst) -> None:
+    """Each law holds on the cases that were the hardest for it of all runs so far."""
+    LAWS[worst.law](grower, f"case={worst.case}")
+
+
+# Two lanes that nearly cancel: half of all draws of signs leave their difference alone.
+CANCELLING = """Case(family="stablelm", config={
+    "vocab_size": 11, "hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64,
+    "hidden_act": "gelu_pytorch_tanh", "bos_token_id": None, "eos_token_id": None,
+    "layer_norm_eps": 0.001, "use_qkv_bias": False, "use_parallel_residual": False,
+    "qk_layernorm": False, "tie_word_embeddings": False, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}},
+    target={"hidden_size": 20, "num_attention_heads": 4, "num_key_value_heads": 2},
+    seed=53, regime="loud", batch=1, tokens=12)"""
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_unit_of_few_draws_does_not_judge(monkeypatch, many: bool) -> None:
+    """A false alarm that a long run raised: with two draws alone it would be one still."""
+    monkeypatch.setattr(ledger, "current", None)
+    if not many:
+        monkeypatch.setattr(Responses, "more", Responses.__getitem__)
+    good = BY_NAME["scaled_writers"]
+    law = functools.partial(
+        LAWS["test_logits_are_unchanged[stablelm-groups]"],
+        Grower(good.name, good),
+        f"case={CANCELLING}",
+    )
+    if many:
+        law()
+    else:
+        with pytest.raises(Violation, match="units against a budget"):
+            law()
+
+
+@pytest.mark.parametrize("kind", BUDGETS)
+def test_budgets_are_tight(kind: str) -> None:
+    """worst ≤ budget ≤ 32 × worst, over all recorded runs of the known-good growers."""
+    worst = max(
+        ratio
+        for run in corpus.runs()
+        for law, ratio in run["worst_ratio"].items()
+        if KINDS.get(law, "block") == kind
+    )
+    assert worst <= BUDGETS[kind], f"{kind}: a good grower went to {worst}"
+    assert BUDGETS[kind] <= 32 * worst, f"{kind}: the worst ever seen is {worst}"
+
+
+def test_ten_thorough_runs_gave_no_false_alarm() -> None:
+    """Ten seeds, every known-good grower, 100,000 models grown and more, none rejected."""
+    seeds, models = set(), Counter()
+    for run in corpus.runs():
+        assert run["failed"] == 0, run["grower"]
+        assert run["profile"] == "thorough"
+        seeds.add(run["seed"])
+        models[run["grower"]] += run["growths"]
+    assert len(seeds) >= 10
+    assert models.total() >= 100_000
+    names = {f"{known_good.__name__}:{good.name}" for good in GROWERS}
+    assert set(models) == {DEFAULT, *names}

@@ -1,0 +1,87 @@
+"""The committed detection table is the one that the suite gives, and no good grower fails."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ..errors import ledger
+from ..gate.loading import Grower
+from ..growers.known_bad import BY_NAME, FAULTS
+from ..growers.known_good import BY_NAME as GOOD
+from ..growers.known_good import REFERENCE
+from . import detection as power
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[int, object]:
+    """`growproof power …` in a process of its own, and the JSON that it stores."""
+    path = tmp_path / "power.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "growproof.cli", "power", *arguments, "--json", str(path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, json.loads(path.read_text())
+
+
+def test_every_fault_is_found_by_its_law(tmp_path: Path) -> None:
+    """All in float64 for the reason they name; and the committed table says so too."""
+    code, cells = run(tmp_path, "--dtype", "float64")
+    assert code == 0
+    assert isinstance(cells, list)
+    found = {(c["fault"], c["law"]): c["found"] for c in cells}
+    assert len(found) == len(FAULTS)
+    assert all(found.values())
+    committed = json.loads(power.RESULTS.read_text())
+    stored = {
+        (c["fault"], c["law"]): c["found"] for c in committed if c["dtype"] == "float64"
+    }
+    assert stored == found, "run `growproof power --json properties/power/power.json`"
+
+
+def test_committed_table_is_complete() -> None:
+    """Every fault in every dtype; lower precision hides some, and the table says which."""
+    committed = json.loads(power.RESULTS.read_text())
+    counts = Counter(c["dtype"] for c in committed)
+    assert counts == dict.fromkeys(power.DTYPES, len(FAULTS))
+    found = Counter(c["dtype"] for c in committed if c["found"])
+    assert found["float64"] == len(FAULTS)
+    assert found["float64"] > found["float32"] >= found["bfloat16"] > len(FAULTS) // 2
+
+
+def test_smallest_examples_show_their_faults(monkeypatch) -> None:
+    """Each committed example is rejected by its law, for the reason of its fault, and is
+    not one that any grower fails: a right one passes.
+    """
+    monkeypatch.setattr(ledger, "current", None)  # not errors of the grower under test
+    cells = [
+        c for c in json.loads(power.RESULTS.read_text()) if c["dtype"] == "float64"
+    ]
+    assert len(cells) == len(FAULTS)
+    for cell in cells:
+        law, fault = power.laws()[cell["law"]], BY_NAME[cell["fault"]]
+        with pytest.raises(AssertionError, match=fault.reason):
+            law(Grower(fault.name, fault), cell["example"])
+        trains = fault.law == "test_new_parameters_train"
+        good = GOOD["trainable"] if trains else REFERENCE
+        law(Grower(good.name, good), cell["example"])
+
+
+def test_there_are_enough_faults() -> None:
+    """At least 60, each once, each with a law that exists and a reason of its own."""
+    assert len({f.name for f in FAULTS}) == len(FAULTS) >= 60
+    for fault in FAULTS:
+        assert power.named(fault), f"{fault.name} names no law: {fault.law}"
+        assert fault.reason
+        assert fault.says
+
+
+def test_no_known_good_grower_is_rejected(tmp_path: Path) -> None:
+    """A few examples of every promised law of every known-good grower: no alarm."""
+    code, record = run(tmp_path, "--false-alarms", "1")
+    assert isinstance(record, dict)
+    assert record["alarms"] == []
+    assert code == 0
+    assert min(record["by_grower"].values()) > 20
