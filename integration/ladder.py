@@ -34,7 +34,8 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from properties.errors import ledger
+from properties.errors import ledger, storage
+from properties.errors.environment import environment
 
 from . import kernels
 from .kernels import DTYPES, Kernel, cast
@@ -483,22 +484,20 @@ def main(arguments: list[str] | None = None) -> None:
     print(markdown(book), end="") if options.markdown else Console().print(table(book))
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
-        ledger.write(options.write, ledger.dumps(book))
+        storage.write(options.write, storage.dumps(book))
         options.write.with_suffix(".svg").write_text(picture(book), encoding="utf-8")
 
 
 def compute(subject: Subject) -> ledger.Ledger:
     """Every column that can be measured here, as a ledger."""
-    ledger.set_environment(grower="growproof:grow")
-    book = ledger.start()
-    try:
+    book = ledger.Ledger(
+        environment=environment(grower="growproof:grow"), created=storage.now()
+    )
+    with ledger.recording(book):
         for dtype in DTYPES:
             for kernel in kernels.available():
                 if dtype in kernel.dtypes:
                     record(column(subject, kernel, dtype))
-    finally:
-        ledger.stop()
-    book.environment, book.created = ledger.environment(), ledger.now()
     return book
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from properties.errors import ledger
+from properties.errors import storage
 
 from . import kernels, ladder
 from .kernels import KERNELS, Kernel
@@ -135,7 +135,7 @@ def test_the_committed_results_are_what_is_measured(subject: Subject):
         pytest.skip("the committed results are those of the shipped model")
     if torch.cuda.is_available():
         pytest.skip("the committed results are those of a machine without a GPU")
-    base = ledger.load(ladder.RESULTS)
+    base = storage.load(ladder.RESULTS)
     found = {}
     for kernel in kernels.available():
         for dtype in kernel.dtypes:
@@ -153,7 +153,7 @@ def test_the_committed_results_are_what_is_measured(subject: Subject):
 
 def test_the_picture_is_that_of_the_committed_results():
     """results/ladder-cpu.svg is what `python -m integration.ladder --write` draws."""
-    drawn = ladder.picture(ledger.load(ladder.RESULTS))
+    drawn = ladder.picture(storage.load(ladder.RESULTS))
     assert ladder.PICTURE.read_text(encoding="utf-8") == drawn
 
 

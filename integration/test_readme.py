@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from properties.errors import ledger
+from properties.errors import storage
 
 from . import ladder
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 def condensed() -> str:
     """The README's ladder: one kernel, without the rows that leave one thing out."""
-    header, rows = ladder.rows_of(ledger.load(ladder.RESULTS))
+    header, rows = ladder.rows_of(storage.load(ladder.RESULTS))
     kept = [header.index(name) for name in COLUMNS]
     lines = [list(COLUMNS), ["---", *["---:"] * 4]]
     lines += [[row[i] for i in kept] for row in rows if ", but " not in row[0]]

@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 
-from . import ledger
-from .ledger import Change, Ledger, LedgerError
+from . import comparison, storage
+from .comparison import Change
+from .environment import environment
+from .ledger import PLUGIN, Ledger, LedgerError, recording
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """--errors-save, --errors-compare, --errors-fail, --errors-accept."""
     group = parser.getgroup("growproof errors")
     group.addoption(
         "--errors-save",
@@ -34,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--errors-fail",
         type=float,
-        default=ledger.FACTOR,
+        default=comparison.FACTOR,
         metavar="RATIO",
         help="the factor by which errors must have grown to fail (default: 2)",
     )
@@ -46,11 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """Make the run's ledger, whose environment takes the grower, profile and seed."""
     worker = hasattr(config, "workerinput")
-    config.pluginmanager.register(
-        (Worker if worker else Controller)(config), "growproof-errors"
-    )
+    config.pluginmanager.register((Worker if worker else Controller)(config), PLUGIN)
 
 
 class Worker:
@@ -58,11 +61,18 @@ class Worker:
 
     def __init__(self, config: pytest.Config) -> None:
         self.output: dict[str, Any] = vars(config)["workeroutput"]
-        self.ledger = ledger.start()
+        self.ledger = Ledger()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Record what the tests measure."""
+        with recording(self.ledger):
+            return (yield)
 
     def pytest_sessionfinish(self) -> None:
-        self.ledger.environment = ledger.environment()
-        self.output["growproof_errors"] = ledger.dumps(self.ledger)
+        """Hand the ledger over, as text."""
+        self.ledger.environment = environment(**self.ledger.environment)
+        self.output["growproof_errors"] = storage.dumps(self.ledger)
 
 
 class ErrorsItem(pytest.Item):
@@ -71,10 +81,12 @@ class ErrorsItem(pytest.Item):
     problem: str | None = None
 
     def runtest(self) -> None:
+        """Fail with the problem."""
         if self.problem:
             pytest.fail(self.problem, pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
+        """Where its report stands: errors::LAW."""
         return self.config.rootpath / "errors", None, self.name
 
 
@@ -87,7 +99,7 @@ class Controller:
         self.compare: str | None = option.errors_compare
         self.factor: float = option.errors_fail
         self.reason: str | None = option.errors_accept
-        self.ledger = ledger.start()
+        self.ledger = Ledger()
         self.base: Ledger | None = None
         self.workers: dict[str, bool] = {}  # whether the ledger arrived
         self.changes: list[Change] = []
@@ -102,6 +114,7 @@ class Controller:
             raise pytest.UsageError(str(error)) from None
 
     def _check(self) -> None:
+        """The options, against each other and the files they name. Or LedgerError."""
         if self.reason is not None and not self.reason.strip():
             raise LedgerError("--errors-accept needs a reason, and got an empty one")
         if self.reason and not (self.save or self.compare):
@@ -109,13 +122,13 @@ class Controller:
         for path in filter(None, (self.save, self.compare)):
             if not Path(path).absolute().parent.is_dir():
                 raise LedgerError(f"{path}: there is no such directory")
-        self.ledger.environment = ledger.environment()
+        self.ledger.environment = environment(**self.ledger.environment)
         if self.compare:
-            self.base = ledger.load(self.compare)
+            self.base = storage.load(self.compare)
         elif self.save and Path(self.save).exists() and self.reason:
-            self.base = ledger.load(self.save)
+            self.base = storage.load(self.save)
         if self.base:  # another grower or a bad factor is seen before the run
-            ledger.compare(self.base, self.ledger, factor=self.factor)
+            comparison.compare(self.base, self.ledger, factor=self.factor)
         if self.save and Path(self.save).exists() and not self.reason:
             raise LedgerError(
                 f"{self.save} exists: --errors-save overwrites it only with "
@@ -124,21 +137,25 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodeready(self, node: Any) -> None:
+        """Expect a ledger of this worker."""
         self.workers[node.gateway.id] = False
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
+        """Merge what the worker hands over; a crashed one hands over nothing."""
         text = getattr(node, "workeroutput", {}).get("growproof_errors")
         if text is not None:
-            self.ledger.merge(ledger.loads(text))
+            self.ledger.merge(storage.loads(text))
             self.workers[node.gateway.id] = True
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(
         self, session: pytest.Session
     ) -> Generator[None, object, object]:
+        """Record, then compare and store, so that a verdict counts in the exit code."""
         try:
-            result = yield
+            with recording(self.ledger):
+                result = yield
         except BaseException:
             if self.save or self.compare:
                 self.notes.append("the run stopped early: not compared, not stored")
@@ -148,14 +165,17 @@ class Controller:
         return result
 
     def _finish(self, session: pytest.Session) -> None:
-        failed, tests = session.testsfailed, session.testscollected
-        self.ledger.run |= {"tests": tests, "failed": failed}
-        self.ledger.created = ledger.now()
+        """Judge a run that came to its end."""
+        failed = self.ledger.run.failed = session.testsfailed
+        self.ledger.run.tests = session.testscollected
+        self.ledger.created = storage.now()
         if problem := self._incomplete():
             self._run(session, {"complete": problem})
             return
         if self.base:
-            self.changes = ledger.compare(self.base, self.ledger, factor=self.factor)
+            self.changes = comparison.compare(
+                self.base, self.ledger, factor=self.factor
+            )
         if self.compare and not self.reason:
             self._run(session, self._problems())
         if self.reason and failed:
@@ -164,6 +184,7 @@ class Controller:
         self._store()
 
     def _incomplete(self) -> str | None:
+        """Why the ledger is not the whole of the run, if it is not."""
         if lost := [name for name, arrived in self.workers.items() if not arrived]:
             return (
                 f"the ledgers of {', '.join(lost)} are lost: not compared, not stored"
@@ -180,6 +201,7 @@ class Controller:
         return {law: _problem(rows) for law, rows in sorted(laws.items())}
 
     def _run(self, session: pytest.Session, problems: dict[str, str | None]) -> None:
+        """An item for each, which fails with its problem, if any."""
         session.testscollected += len(problems)
         for name, problem in problems.items():
             item = ErrorsItem.from_parent(session, name=name, nodeid=f"errors::{name}")
@@ -187,20 +209,22 @@ class Controller:
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
 
     def _store(self) -> None:
+        """Write the files that the options name."""
         if self.reason and self.base:
-            ledger.accept(self.base, self.ledger, self.reason, self.factor)
+            comparison.accept(self.base, self.ledger, self.reason, self.factor)
         over = self.compare if self.reason else None
         for path in dict.fromkeys(filter(None, (self.save, over))):
-            ledger.write(path, ledger.dumps(self.ledger))
+            storage.write(path, storage.dumps(self.ledger))
             self.notes.append(f"stored in {path}")
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """What was measured, the least headroom, and the comparison in a line."""
         records = self.ledger.records.values()
         if not records and not self.notes:
             return
         terminalreporter.section("errors")
         total = sum(r.count for r in records)
-        grown = self.ledger.run["growths"]
+        grown = self.ledger.run.growths
         terminalreporter.line(
             f"{grown} models grown, {total} comparisons in {len(records)} keys"
         )
@@ -209,19 +233,17 @@ class Controller:
             terminalreporter.line(f"  headroom {headroom:.3g}: {r.key[0]} {r.name}")
         if self.changes:
             state = "accepted" if self.reason else "compared"
-            terminalreporter.line(f"{state}: {ledger.counts(self.changes)}")
+            terminalreporter.line(f"{state}: {comparison.counts(self.changes)}")
         for note in self.notes:
             terminalreporter.line(note)
 
-    def pytest_unconfigure(self) -> None:
-        ledger.stop()
-
 
 def _problem(rows: list[Change]) -> str | None:
+    """What failed among the changes of one law, the worst first."""
     failed = [row for row in rows if row.failed]
     if not failed:
         return None
-    lines = [f"{ledger.counts(rows)}", *(f"  {row}" for row in failed[:20])]
+    lines = [f"{comparison.counts(rows)}", *(f"  {row}" for row in failed[:20])]
     if len(failed) > 20:
         lines.append(f"  and {len(failed) - 20} more: growproof report shows them all")
     return "\n".join(lines)

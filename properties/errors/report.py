@@ -31,8 +31,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from . import ledger
-from .ledger import Change, Ledger, LedgerError, Record
+from . import comparison, storage
+from .comparison import Change
+from .ledger import Key, Ledger, LedgerError, Record
 
 FORWARD = (
     "embedding input_norm query key value query_rotated key_rotated scores probabilities "
@@ -74,7 +75,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        return ledger.counts(self.changes) if self.base else "no baseline"
+        return comparison.counts(self.changes) if self.base else "no baseline"
 
 
 # --- sections -----------------------------------------------------------------------
@@ -90,7 +91,7 @@ def _percent(x: float) -> str:
 
 def _grouped(records: Iterable[Record]) -> list[Record]:
     """The records of each law, dtype and kernel as one; the least headroom first."""
-    groups: dict[ledger.Key, Record] = {}
+    groups: dict[Key, Record] = {}
     for r in records:
         key = (r.key[0], r.key[3], r.key[4])
         groups.setdefault(key, Record(key=key)).merge(r)
@@ -192,8 +193,8 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     tight = min(book.records.values(), key=_tightness, default=None)
     commit = (e["commit"] or "no git")[:12]
     tests = (
-        f"{book.run['tests']} tests, {book.run['failed']} failed, "
-        f"{book.run['growths']} models grown"
+        f"{book.run.tests} tests, {book.run.failed} failed, "
+        f"{book.run.growths} models grown"
     )
     where = f"{e['profile'] or 'no profile'}, seed {e['seed']}, {commit}"
     return [
@@ -246,7 +247,7 @@ def _side(section: Section, column: int) -> Any:
 
 def _colour(cell: str) -> str:
     colours = {"improved": "green", "new": "cyan"} | dict.fromkeys(
-        ledger.FAILING, "red"
+        comparison.FAILING, "red"
     )
     return colours.get(cell, "")
 
@@ -573,7 +574,7 @@ def page(report: Report) -> str:
 def _benchmarks(path: str) -> list[dict[str, Any]] | None:
     """pytest-benchmark's list, or None for another JSON."""
     try:
-        data = ledger.read_json(Path(path).read_text(encoding="utf-8"))
+        data = storage.read_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, LedgerError) as error:
         raise LedgerError(f"cannot read {path}: {error}") from None
     found = data.get("benchmarks") if isinstance(data, dict) else None
@@ -591,20 +592,20 @@ def _read(args: argparse.Namespace) -> Report:
     benchmarks = _benchmarks(args.file)
     if benchmarks is not None and args.base:
         raise LedgerError(f"{args.file} holds benchmarks; a baseline needs a ledger")
-    book = Ledger() if benchmarks is not None else ledger.load(args.file)
+    book = Ledger() if benchmarks is not None else storage.load(args.file)
     if args.benchmarks:
         more = _benchmarks(args.benchmarks)
         if more is None:
             raise LedgerError(f"{args.benchmarks} is not pytest-benchmark's JSON")
         benchmarks = [*(benchmarks or []), *more]
-    bases = [ledger.load(path) for path in args.base]
-    alike = (b for b in bases if not ledger.differences(b, book))
+    bases = [storage.load(path) for path in args.base]
+    alike = (b for b in bases if not comparison.differences(b, book))
     base = next(alike, bases[0] if bases else None)
     changes = []
     if base:
         factor, across = args.errors_fail, args.across_growers
-        changes = ledger.compare(base, book, factor=factor, across=across)
-    history = [ledger.load(path) for path in args.history]
+        changes = comparison.compare(base, book, factor=factor, across=across)
+    history = [storage.load(path) for path in args.history]
     return Report(
         ledger=book,
         base=base,
@@ -624,7 +625,7 @@ def _parser() -> argparse.ArgumentParser:
     add("base", nargs="*", help="baselines: the first one of this environment is used")
     add("--html", metavar="OUT", help="write one self-contained page")
     add("--markdown", metavar="OUT", help="write Markdown, for a pull request")
-    add("--errors-fail", type=float, default=ledger.FACTOR, metavar="RATIO",
+    add("--errors-fail", type=float, default=comparison.FACTOR, metavar="RATIO",
         help="the factor that counts as worse (default: 2)")  # fmt: skip
     add("--across-growers", action="store_true", help="compare two growers")
     add(
@@ -645,7 +646,7 @@ def main(argv: list[str] | None = None) -> int:
         forms = ((args.html, page), (args.markdown, markdown))
         texts = [(path, form(report)) for path, form in forms if path]
         for path, text in texts:
-            ledger.write(path, text)
+            storage.write(path, text)
     except (LedgerError, OSError) as error:
         print(f"growproof report: {error}", file=sys.stderr)
         return 4

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from . import ledger, report
+from . import report, storage
 from .ledger import Ledger
-from .test_ledger import BAD, GOOD, book, comparison, loss
+from .samples import BAD, GOOD, book, comparison, loss
 
 HOSTILE = "Growth(hidden_size=(64, 96)) | `<script>nope()</script>`"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -63,7 +63,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("slip", run(0.9)),
         ("old", run(created="2025-12-30T00:00:00+00:00")),
     ):
-        ledger.write(tmp_path / f"{name}.json", ledger.dumps(made))
+        storage.write(tmp_path / f"{name}.json", storage.dumps(made))
     return tmp_path
 
 
@@ -104,7 +104,7 @@ def test_markdown_fits_a_comment_and_escapes(files: Path) -> None:
     many = [comparison(1.0, HOSTILE, tap=f"layers.{i}.query|*") for i in range(3000)]
     base = [dataclasses.replace(c, ratio=0.1) for c in many]
     for name, rows in (("many", many), ("base", base)):
-        ledger.write(f"{name}.json", ledger.dumps(book(*rows)))
+        storage.write(f"{name}.json", storage.dumps(book(*rows)))
     assert report.main(["many.json", "base.json", "--markdown", "out.md"]) == 1
     text = Path("out.md").read_text()
     assert len(text) < 65_536
@@ -119,7 +119,7 @@ def test_markdown_fits_a_comment_and_escapes(files: Path) -> None:
 def test_a_law_that_is_gone_is_one_line(
     files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ledger.write("less.json", ledger.dumps(book(comparison(1.0, 1))))
+    storage.write("less.json", storage.dumps(book(comparison(1.0, 1))))
     assert report.main(["less.json", "good.json"]) == 1
     text = capsys.readouterr().out
     assert re.search(r"gone +test_layers\[grown\], the whole law\n +10 keys", text)
@@ -160,7 +160,7 @@ def test_wrong_arguments_are_exit_4(files: Path, arguments: list[str]) -> None:
 def test_two_growers_are_compared_only_on_demand(files: Path) -> None:
     other = run()
     other.environment["grower"] = "other:grow"
-    ledger.write("other.json", ledger.dumps(other))
+    storage.write("other.json", storage.dumps(other))
     assert report.main(["other.json", "good.json"]) == 4
     assert report.main(["other.json", "good.json", "--across-growers"]) == 0
 
@@ -168,7 +168,7 @@ def test_two_growers_are_compared_only_on_demand(files: Path) -> None:
 def test_first_baseline_of_the_same_environment_is_used(files: Path) -> None:
     foreign = run()
     foreign.environment["blas"] = "another"
-    ledger.write("foreign.json", ledger.dumps(foreign))
+    storage.write("foreign.json", storage.dumps(foreign))
     assert report.main(["good.json", "foreign.json"]) == 1
     assert report.main(["good.json", "foreign.json", "good.json"]) == 0
 

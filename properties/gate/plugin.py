@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 
-from ..errors import ledger
+from ..errors.ledger import ledger_of
 from ..laws import checks
 from ..laws.strategies import (
     AXES,
@@ -159,7 +159,7 @@ class Gate:
             )
         name = option.hypothesis_profile or "quick"
         fixed = settings.get_profile(name).derandomize
-        ledger.set_environment(
+        ledger_of(config).environment.update(
             grower=self.chosen.name,
             profile=name,
             seed="derandomized" if fixed else option.hypothesis_seed,

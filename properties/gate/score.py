@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ..errors.ledger import ledger_of
+
 COLUMNS = ("passed", "failed", "expected", "skipped")
 
 
@@ -72,7 +74,7 @@ def page(reporter: Any) -> None:
     reporter.line(
         line.format("promise", "family", "axis", *COLUMNS, "tier", "max error")
     )
-    errors = reporter.config.pluginmanager.get_plugin("growproof-errors").ledger
+    errors = ledger_of(reporter.config)
     worst = {law: max(r.ratio for r in rs) for law, rs in errors.laws.items()}
     for key in sorted(rows):
         error = max((worst.get(law, 0.0) for law in laws[key]), default=0.0)

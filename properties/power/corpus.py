@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ledger
+from ..errors import storage
+from ..errors.ledger import KEY, Ledger
 from . import detection as power
 
 PATH = Path(__file__).with_name("worst.json")
@@ -52,11 +53,11 @@ def merged(worst: Iterable[Worst]) -> list[Worst]:
     ]
 
 
-def found_in(book: ledger.Ledger) -> list[Worst]:
+def found_in(book: Ledger) -> list[Worst]:
     """The worst case of each key, where it is one of a law that takes a grower."""
     found = []
     for r in book.records.values():
-        law = test_of(dict(zip(ledger.KEY, r.key, strict=True)))
+        law = test_of(dict(zip(KEY, r.key, strict=True)))
         if law and r.example.startswith("Case(") and 0 < r.ratio < float("inf"):
             found.append(Worst(law, round(r.ratio, 4), r.example))
     return found
@@ -71,13 +72,13 @@ def test_of(key: dict[str, str]) -> str | None:
     return next(iter(exact or named), None)
 
 
-def summary(book: ledger.Ledger) -> dict[str, Any]:
+def summary(book: Ledger) -> dict[str, Any]:
     """A line of runs.json: what ran, in what, and each law's largest error."""
     told = ("grower", "profile", "seed", "commit", "torch", "transformers", "cpu")
     worst = {law: max(r.ratio for r in rs) for law, rs in book.laws.items()}
     return {
         **{name: book.environment[name] for name in told},
-        **book.run,
+        **{name: vars(book.run)[name] for name in ("tests", "failed", "growths")},
         "worst_ratio": {law: round(ratio, 4) for law, ratio in worst.items()},
     }
 
@@ -87,7 +88,7 @@ def main(paths: list[str]) -> None:
     known = {(r["grower"], r["profile"], r["seed"]): r for r in runs()}
     worst = load()
     for path in paths:
-        book = ledger.load(path)
+        book = storage.load(path)
         line = summary(book)
         known[line["grower"], line["profile"], line["seed"]] = line
         worst += found_in(book)

@@ -28,7 +28,7 @@ import torch
 from hypothesis import Phase, settings
 from tqdm import tqdm
 
-from ..errors import ledger
+from ..errors.ledger import Ledger, recording
 from ..gate.explain import describe
 from ..gate.loading import Grower
 from ..gate.plugin import PROMISES
@@ -225,7 +225,7 @@ def false_alarms(total: int, store: Path | None) -> int:
     quiet(derandomize=False, max_examples=max(1, total // 250))
     growers = (REFERENCE, *GROWERS)
     jobs = [(good, name) for good in growers for name in promised(good)]
-    record = ledger.start()
+    record = Ledger()
     counts: Counter[str] = Counter()
     alarms: list[dict[str, str]] = []
     started = time.perf_counter()
@@ -237,7 +237,8 @@ def false_alarms(total: int, store: Path | None) -> int:
 
         DOMAIN.features = (set(CORE) | set(good.with_features)) - set(good.without)
         try:
-            laws()[name](Grower(good.name, counted))
+            with recording(record):
+                laws()[name](Grower(good.name, counted))
         except Exception as error:
             alarms.append({"grower": good.name, "law": name, "message": str(error)})
             print(f"FALSE ALARM {good.name} {name}: {error}")

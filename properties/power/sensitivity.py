@@ -30,8 +30,9 @@ from growproof.padding import State, centred, grow_state, take
 from growproof.shape import Growth, Shape
 from torch import Tensor
 
-from ..errors import ledger
-from ..errors.ledger import Ledger
+from ..errors.comparison import compare
+from ..errors.environment import environment
+from ..errors.ledger import Ledger, recording
 from ..growers.known_bad import NORM, rows, times
 from ..laws.checks import Responses, Violation, close
 from ..laws.strategies import Case, Regime
@@ -185,9 +186,9 @@ class Judged:
 
 def judge(plant: Plant, dtype: str, size: float, *, by_tap: bool = True) -> Judged:
     """All cases, grown with the fault in them. by_tap: not the logits alone."""
-    before, broken, unclose = ledger.current, 0, set()
-    run = ledger.start()
-    try:
+    broken, unclose = 0, set()
+    run = Ledger()
+    with recording(run):
         for i, old in enumerate(known(dtype)):
             stored = plant.grow(old, size)
             shape, ids = old.growth.new, old.case.ids
@@ -200,9 +201,7 @@ def judge(plant: Plant, dtype: str, size: float, *, by_tap: bool = True) -> Judg
                 torch.testing.assert_close(logits, old.logits)
             except AssertionError:
                 unclose.add(i)
-    finally:
-        ledger.current = before
-    run.environment = environment()
+    run.environment = here()
     return Judged(broken, run, frozenset(unclose))
 
 
@@ -231,9 +230,9 @@ def over_budget(old: Known, new: Taps, dtype: str) -> Iterator[bool]:
 
 
 @functools.lru_cache
-def environment() -> dict[str, Any]:
-    """That of this process, asked for once."""
-    return ledger.environment() | {"grower": NAME}
+def here() -> dict[str, Any]:
+    """What this process runs in, asked for once."""
+    return environment(grower=NAME)
 
 
 @functools.lru_cache
@@ -245,7 +244,7 @@ def good(dtype: str) -> Judged:
 JUDGES: dict[str, Callable[[Judged, Judged], bool]] = {
     "budget": lambda base, now: now.broken > 0,
     "ledger": lambda base, now: any(
-        c.state == "worse" for c in ledger.compare(base.run, now.run)
+        c.state == "worse" for c in compare(base.run, now.run)
     ),
     "assert_close": lambda base, now: bool(now.unclose - base.unclose),
 }

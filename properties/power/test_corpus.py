@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from ..errors import ledger
+from ..errors.ledger import recording
 from ..gate.loading import DEFAULT, Grower
 from ..growers import known_good
 from ..growers.known_good import BY_NAME, GROWERS
@@ -61,9 +61,9 @@ CANCELLING = """Case(family="stablelm", config={
 
 
 @pytest.mark.parametrize("many", [True, False])
+@recording(None)
 def test_unit_of_few_draws_does_not_judge(monkeypatch, many: bool) -> None:
     """A false alarm that a long run raised: with two draws alone it would be one still."""
-    monkeypatch.setattr(ledger, "current", None)
     if not many:
         monkeypatch.setattr(Responses, "more", Responses.__getitem__)
     good = BY_NAME["scaled_writers"]

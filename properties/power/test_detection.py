@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..errors import ledger
+from ..errors.ledger import recording
 from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS
 from ..growers.known_good import BY_NAME as GOOD
@@ -51,11 +51,11 @@ def test_committed_table_is_complete() -> None:
     assert found["float64"] > found["float32"] >= found["bfloat16"] > len(FAULTS) // 2
 
 
-def test_smallest_examples_show_their_faults(monkeypatch) -> None:
+@recording(None)  # not errors of the grower under test
+def test_smallest_examples_show_their_faults() -> None:
     """Each committed example is rejected by its law, for the reason of its fault, and is
     not one that any grower fails: a right one passes.
     """
-    monkeypatch.setattr(ledger, "current", None)  # not errors of the grower under test
     cells = [
         c for c in json.loads(power.RESULTS.read_text()) if c["dtype"] == "float64"
     ]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ..errors import ledger
+from ..errors.comparison import compare
+from ..errors.ledger import Ledger, recording
 from . import sensitivity
 from .sensitivity import JUDGES, PATH, PLANTS, Plant, good, judge, markdown, table
 
@@ -25,14 +26,14 @@ def test_nothing_planted_is_nothing_caught(dtype: str) -> None:
     """The good grower again: no judge objects, and every key is the same."""
     base, again = good(dtype), judge(Plant("nothing", (dtype,)), dtype, 1.0)
     assert not any(caught(base, again) for caught in JUDGES.values())
-    assert {c.state for c in ledger.compare(base.run, again.run)} == {"same"}
+    assert {c.state for c in compare(base.run, again.run)} == {"same"}
     assert base.broken == again.broken == 0
     assert base.run.records
 
 
 def test_judge_leaves_the_ledger_of_its_own_run_alone() -> None:
     """Planted errors are not recorded in the run that this test belongs to."""
-    mine = ledger.current
-    judge(PLANTS[0], "float32", 1e-2)
-    assert ledger.current is mine
-    assert not mine or not any(key[0] == "sensitivity" for key in mine.records)
+    mine = Ledger()
+    with recording(mine):
+        assert judge(PLANTS[0], "float32", 1e-2).run.records
+    assert not mine.records

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ..errors import ledger, report
+from ..errors import comparison, report, storage
 from ..laws import checks
 
 # growproof's own grower, with what SLIP says done to every weight that is scaled.
@@ -48,7 +48,7 @@ def grow(model, target):
     return grown
 """
 LAW = "weights_are_rounded_once"
-SUITE = Path(__file__).parent
+SUITE = Path(__file__).parents[1] / "laws"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "slips.py").write_text(SLIPS)
     done = check(made, "--errors-save=good.json")
     assert done.returncode == 0, done.stdout
-    found = ledger.load(made / "good.json")
+    found = storage.load(made / "good.json")
     assert found.environment["grower"] == "slips:grow"
     assert {r.key[0] for r in found.records.values()} == {LAW}
     assert {r.key[3] for r in found.records.values()} == {"float32", "bfloat16"}
@@ -110,7 +110,7 @@ def test_slip_within_budget_is_worse(folder: Path, slipped: Done) -> None:
     cases = ET.parse(folder / "slip.xml").getroot().iter("testcase")
     failed = [case.get("name") for case in cases if case.find("failure") is not None]
     assert failed == [LAW]
-    records = ledger.load(folder / "slip.json").records.values()
+    records = storage.load(folder / "slip.json").records.values()
     for dtype in ("float32", "bfloat16"):
         worst = max(r.ratio for r in records if r.key[3] == dtype)
         assert 0.5 < worst <= checks.BUDGETS["weights"]
@@ -156,9 +156,9 @@ def test_same_grower_under_another_seed_and_profile(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert "same" in states(done)
-    assert states(done).isdisjoint(ledger.FAILING)
+    assert states(done).isdisjoint(comparison.FAILING)
     other, good = (str(folder / f"{name}.json") for name in ("other", "good"))
-    assert ledger.load(other).environment["profile"] == "thorough"
+    assert storage.load(other).environment["profile"] == "thorough"
     assert report.main([other, good]) == 0
     assert report.main([good, other]) == 0
     assert "same" in capsys.readouterr().out
