@@ -1,0 +1,226 @@
+"""A growth: an old decoder, a new one, and the policies that lead from one to the other.
+
+`plan` is where everything is refused that cannot be exact, with the reason and the way
+out; ε, θ and the kinds of new layers follow from the sizes by rules that name no family.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError, Kind, Rotary
+
+NormPolicy = Literal["scaled", "centred", "masked"]
+Fill = Literal["zeros", "trainable"]
+Depth = Literal["append", "interleave"]
+
+SIZES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers", "expert_mlp")
+FIXED = ("vocab", "experts", "positions")  # sizes that no policy can grow
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policies:
+    """How a growth is done, where there is a choice.
+
+    norm: `scaled` (the article's recipe with ε: exact for RMSNorm), `centred` (writers
+    lose their mean: exact for LayerNorm), `masked` (the old divisor, in modelling code of
+    its own); None for the exact one that stock code runs. fill: new entries `zeros`, or
+    `trainable`. depth: new layers behind the old ones (`append`) or between them. seed,
+    initializer_range: of a trainable fill.
+    """
+
+    norm: NormPolicy | None = None
+    fill: Fill = "zeros"
+    depth: Depth = "append"
+    seed: int = 0
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("norm", (None, "scaled", "centred", "masked")),
+            ("fill", ("zeros", "trainable")),
+            ("depth", ("append", "interleave")),
+        ):
+            if getattr(self, name) not in known:
+                choices = ", ".join(filter(None, known))
+                raise GrowthError(
+                    f"{name} must be one of {choices}, got {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """An old decoder, a new one, and the policies between them (norm is settled)."""
+
+    old: Decoder
+    new: Decoder
+    policies: Policies = field(default_factory=lambda: Policies(norm="scaled"))
+
+    @property
+    def wider(self) -> float:
+        """D'/D."""
+        return self.new.hidden / self.old.hidden
+
+    @property
+    def taller(self) -> float:
+        """K'/K."""
+        return self.new.head_dim / self.old.head_dim
+
+
+def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) -> Growth:
+    """The growth of `old` to the given sizes; a size left out, or None, stays.
+
+    Raises GrowthError for whatever cannot be exact, with the reason and the way out.
+    """
+    policies = policies or Policies()
+    asked = {name: size for name, size in sizes.items() if size is not None}
+    for name in (*SIZES, *FIXED):
+        before, after = getattr(old, name), asked.get(name, getattr(old, name))
+        if after < before:
+            raise GrowthError(
+                f"{name} cannot shrink from {before} to {after}: entries would be lost. "
+                "To undo a growth use growproof.shrink"
+            )
+        if name in FIXED and after != before:
+            raise GrowthError(REFUSED[name].format(before=before, after=after))
+    hidden = asked.get("hidden", old.hidden)
+    policies = replace(
+        policies, norm=policies.norm or default_norm(old, grows=hidden > old.hidden)
+    )
+    masked = policies.norm == "masked"
+    new = replace(
+        old,
+        **asked,
+        kinds=grown_kinds(
+            old,
+            asked.get("layers", old.layers),
+            asked.get("head_dim", old.head_dim),
+            policies.depth,
+        ),
+        eps=old.eps if masked else old.eps * old.hidden / hidden,
+        norm_size=old.norm_size if masked else hidden,
+    )
+    growth = Growth(old=old, new=new, policies=policies)
+    refuse_inexact(growth)
+    return growth
+
+
+REFUSED = {
+    "vocab": "vocab_size cannot grow from {before} to {after}: the softmax over the "
+    "logits would see the new tokens. Resize the embedding after growing",
+    "experts": "experts cannot grow from {before} to {after}: a router would choose the "
+    "new ones, having no −∞ to begin from. Grow the experts' intermediate size instead",
+    "positions": "learned positions cannot grow from {before} to {after}: what a new "
+    "position means is not known. Leave the number of positions alone",
+}
+
+
+def default_norm(old: Decoder, *, grows: bool) -> NormPolicy:
+    """The norm policy that keeps the function exactly, or a refusal that names one."""
+    if old.norm_size != old.hidden:
+        return "masked"
+    if old.norm == "rms" or not grows:
+        return "scaled"
+    if old.tied:
+        raise GrowthError(
+            "a tied LayerNorm model cannot be centred: its lm_head is the embedding, and "
+            "removing the embedding's mean would change the logits. Untie it (copy the "
+            "embedding into lm_head, tie_word_embeddings=False), or choose norm='masked' "
+            "(exact, with its own modelling code) or norm='scaled' (approximate)"
+        )
+    return "centred"
+
+
+def layers_map(layers: int, layers_new: int, depth: str) -> list[int]:
+    """Old layer → new layer: kept in front, or spread so that new layers lie between."""
+    if depth == "append":
+        return list(range(layers))
+    return [(i + 1) * layers_new // layers - 1 for i in range(layers)]
+
+
+def before(layers: int, layers_new: int, depth: str) -> list[int]:
+    """For each grown layer the old one that it is, or that lies before it."""
+    along = layers_map(layers, layers_new, depth)
+    found, current = list[int](), 0
+    for i in range(layers_new):
+        current = along.index(i) if i in along else current
+        found.append(current)
+    return found
+
+
+def layers_before(growth: Growth) -> list[int]:
+    """`before`, of a growth."""
+    return before(growth.old.layers, growth.new.layers, growth.policies.depth)
+
+
+def grown_kinds(
+    old: Decoder, layers_new: int, head_dim_new: int, depth: Depth
+) -> tuple[Kind, ...]:
+    """A kind for each grown layer; a new one takes that of the old layer before it."""
+    kinds = list[Kind]()
+    for i in before(old.layers, layers_new, depth):
+        rotary = old.kinds[i].rotary
+        rotary = rotary and grown_rotary(old, rotary, head_dim_new)
+        kinds.append(replace(old.kinds[i], rotary=rotary))
+    return tuple(kinds)
+
+
+def grown_rotary(old: Decoder, rotary: Rotary, head_dim_new: int) -> Rotary:
+    """The rotary embedding that keeps every old frequency at head_dim K'.
+
+    Partial rotary keeps its number of lanes. Full rotary rotates all K' lanes, and
+    θ' = θ^(K'/K) puts the old frequencies where the two old halves go.
+    """
+    if not old.split or head_dim_new == old.head_dim:
+        return rotary
+    if rotary.kind not in SURVIVING_ROPE_TYPES:
+        raise GrowthError(
+            f"rope type {rotary.kind!r} computes its frequencies from head_dim, so "
+            f"they do not survive head_dim {old.head_dim} → {head_dim_new}: grow "
+            "num_attention_heads instead and leave head_dim alone"
+        )
+    if head_dim_new % 2:
+        raise GrowthError(
+            f"full rotary embedding turns pairs of lanes, got head_dim {head_dim_new}: "
+            "choose an even one"
+        )
+    decades = math.log10(rotary.theta) * head_dim_new / old.head_dim
+    if decades >= math.log10(FLOAT32_MAX):
+        raise GrowthError(
+            f"rope_theta {rotary.theta:g} must become 10^{decades:.1f} for head_dim "
+            f"{old.head_dim} → {head_dim_new}, and transformers computes it in float32 "
+            "(at most 3.4e38): choose a smaller head_dim, or more heads"
+        )
+    theta = rotary.theta ** (head_dim_new / old.head_dim)
+    return replace(rotary, theta=theta, dims=head_dim_new)
+
+
+def refuse_inexact(growth: Growth) -> None:
+    """Raise GrowthError for sizes and policies that cannot hold together."""
+    old, new, norm = growth.old, growth.new, growth.policies.norm
+    if new.repeats < old.repeats:
+        raise GrowthError(
+            f"{old.repeats} query heads share a key/value head, and with "
+            f"{new.heads} / {new.groups} heads only {new.repeats} could: a query head "
+            "would lose its keys. Grow num_attention_heads along"
+        )
+    if norm == "centred" and old.norm == "rms":
+        raise GrowthError(
+            "centring needs a LayerNorm behind every reader; RMSNorm keeps the mean, so "
+            "it would change the function. Choose norm='scaled', which is exact"
+        )
+    if norm == "centred" and old.places != "pre":
+        raise GrowthError(
+            "centring needs a LayerNorm before every reader, and this model has its "
+            f"norms in places {old.places!r}: leave hidden_size alone"
+        )
+    if norm == "centred" and old.tied and new.hidden > old.hidden:
+        default_norm(old, grows=True)
+    if norm != "masked" and old.norm_size != old.hidden:
+        raise GrowthError(
+            f"the model is already masked (norms divide by {old.norm_size}, not "
+            f"{old.hidden}): it can only be grown with norm='masked'"
+        )
