@@ -123,7 +123,11 @@ def register(family: Family) -> Family:
 
 def family_of(config: Any) -> Family:
     """The family of a config. Raises GrowthError where there is none."""
-    kind = str(config.model_type)
+    return family_named(str(config.model_type))
+
+
+def family_named(kind: str) -> Family:
+    """The family of a model type. Raises GrowthError where there is none."""
     found = FAMILIES.get(kind) or FAMILIES.get(kind.removeprefix("masked_"))
     if found is None:
         known = ", ".join(sorted(FAMILIES))
@@ -279,4 +283,3 @@ register(Family(
             "mlp_only_layers": lambda d: [i for i, k in enumerate(d.kinds)
                                           if not k.sparse]},
 ))  # fmt: skip
-

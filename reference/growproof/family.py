@@ -11,7 +11,7 @@ import functools
 import re
 import reprlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,25 @@ class Asked:
 
 
 Says = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a canonical tensor lies: part `part` of what `stored` makes of the pieces.
+
+    pieces: names of stored tensors, one, or one for each head or expert. sizes: of all
+    the parts.
+    """
+
+    stored: Stored
+    part: int
+    pieces: list[str]
+    sizes: list[list[int]]
+
+    def load(self, get: Callable[[str], Tensor], d: Decoder) -> Tensor:
+        """The canonical tensor, from what `get` returns for a stored name."""
+        whole = gathered([get(name) for name in self.pieces], self.sizes[0])
+        return self.stored.split(whole, self.sizes, d)[self.part]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,23 +248,26 @@ class Family:
 
         Raises GrowthError for a tensor that the table does not have.
         """
-        found: dict[str, Tensor] = {}
-        for (template, layer), pieces in self.located(state).items():
-            stored = (self.tensors | self.disk)[template]
-            parts = [part.format(layer=layer) for part in stored.parts]
-            sizes = [self.size_of(part, d) for part in stored.parts]
-            whole = gathered([state[n] for n in pieces], sizes[0])
-            found |= zip(parts, stored.split(whole, sizes, d), strict=True)
+        index = self.index(state, d)
+        return {name: home.load(state.__getitem__, d) for name, home in index.items()}
+
+    def index(self, stored: Iterable[str], d: Decoder) -> dict[str, "Home"]:
+        """Canonical name → where it lies among tensors of these names."""
+        found: dict[str, Home] = {}
+        templates = self.tensors | self.disk
+        for (template, layer), pieces in self.located(stored).items():
+            kept = templates[template]
+            sizes = [self.size_of(part, d) for part in kept.parts]
+            for i, part in enumerate(kept.parts):
+                found[part.format(layer=layer)] = Home(kept, i, pieces, sizes)
         return found
 
-    def located(
-        self, state: Mapping[str, Tensor]
-    ) -> dict[tuple[str, int | None], list[str]]:
+    def located(self, stored: Iterable[str]) -> dict[tuple[str, int | None], list[str]]:
         """(stored template, layer) → its tensors' names, in order of head or expert."""
         found: defaultdict[tuple[str, int | None], list[tuple[int, str]]]
         found = defaultdict(list)
         patterns = [(t, pattern(t)) for t in self.tensors | self.disk]
-        for name in state:
+        for name in stored:
             for template, regex in patterns:
                 if match := regex.fullmatch(name):
                     at = match.groupdict()
@@ -274,15 +296,27 @@ class Family:
         self, state: Mapping[str, Tensor], d: Decoder, *, disk: bool = False
     ) -> Iterator[tuple[str, Tensor]]:
         """(stored name, tensor) of every stored tensor of canonical ones."""
-        table = rows(d)
+        for template, stored, layer in self.in_order(d, disk=disk):
+            parts = [part.format(layer=layer) for part in stored.parts]
+            whole = stored.join([state[part] for part in parts], d)
+            yield from self.pieces(template, layer, whole, d)
+
+    def in_order(
+        self, d: Decoder, *, disk: bool
+    ) -> Iterator[tuple[str, Stored, int | None]]:
+        """(template, what it stores, layer) of a model, layer by layer."""
+        table, last = rows(d), d.layers
+        found: list[tuple[int, str, Stored, int | None]] = []
         for template, stored in self.templates(disk=disk).items():
-            row = table.get(stored.parts[0])
-            if row is None:
-                continue
-            for layer, _ in names(d, stored.parts[0], row):
-                parts = [part.format(layer=layer) for part in stored.parts]
-                whole = stored.join([state[part] for part in parts], d)
-                yield from self.pieces(template, layer, whole, d)
+            part = stored.parts[0]
+            if part in table:
+                first = -1 if table[part].reads in ("vocab", "position") else last
+                for layer, _ in names(d, part, table[part]):
+                    found.append(
+                        (first if layer is None else layer, template, stored, layer)
+                    )
+        for _, template, stored, layer in sorted(found, key=lambda row: row[0]):
+            yield template, stored, layer
 
     def templates(self, *, disk: bool) -> dict[str, Stored]:
         """The stored templates in memory, or on disk."""

@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from growproof.decoder import Decoder, GrowthError
-from growproof.families import family_of
+from growproof.families import family_named, family_of
 from growproof.family import SIZES
 from growproof.growth import Growth, Policies, plan
 from growproof.masked import (
@@ -44,6 +44,13 @@ def model_class(config: Any) -> Any:
         if isinstance(config, kind):
             return model
     return hub.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def config_class(model_type: str) -> Any:
+    """The config class of a model type. Raises GrowthError for one not known."""
+    family_named(model_type)
+    masked = {config.model_type: config for config, _ in MASKED.values()}
+    return masked.get(model_type) or hub.CONFIG_MAPPING[model_type]
 
 
 def config_of(config: Any, growth: Growth) -> Any:

@@ -15,7 +15,6 @@ from torch import Tensor
 from growproof.decoder import Decoder
 from growproof.growth import Growth
 from growproof.table import (
-    Axis,
     Row,
     Table,
     factors,
@@ -136,21 +135,33 @@ def silenced(y: Tensor, part: str, row: Row, growth: Growth) -> Tensor:
     return y
 
 
-def grown(
-    state: State, growth: Growth, table: Table | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of every parameter of the grown model, one at a time.
+class Grown(Mapping[str, Tensor]):
+    """The parameters of a grown model, each made when it is asked for, and not kept.
 
     state: the old parameters by their canonical names, any mapping. table: another
     table than the right one, to plant a fault. Raises ValueError where a parameter is
     missing, unknown, or of another shape than the table says.
     """
-    table = table or parameters(growth.old, growth)
-    check(state, growth.old)
-    for name, old, row in pairs(growth, table):
-        like = state[old or sibling(name, row, growth.old)]
-        new = blank(name, row, growth, like, fresh=old is None)
-        yield name, new if old is None else place(state[old], row, growth, new)
+
+    def __init__(
+        self, state: State, growth: Growth, table: Table | None = None
+    ) -> None:
+        check(state, growth.old)
+        self.state, self.growth = state, growth
+        table = table or parameters(growth.old, growth)
+        self.rows = {new: (old, row) for new, old, row in pairs(growth, table)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        old, row = self.rows[name]
+        like = self.state[old or sibling(name, row, self.growth.old)]
+        new = blank(name, row, self.growth, like, fresh=old is None)
+        return new if old is None else place(like, row, self.growth, new)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def sibling(name: str, row: Row, old: Decoder) -> str:
@@ -162,7 +173,7 @@ def grow_state(
     state: State, growth: Growth, table: Table | None = None
 ) -> dict[str, Tensor]:
     """The state dict of the grown model: the table, applied."""
-    return dict(grown(state, growth, table))
+    return dict(Grown(state, growth, table))
 
 
 def shrink_state(state: State, growth: Growth) -> dict[str, Tensor]:

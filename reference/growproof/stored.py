@@ -5,7 +5,6 @@ matrix transposed. `Stored.split` takes stored tensors to canonical ones, `Store
 takes them back; both only rearrange entries, so that nothing is rounded.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -92,5 +91,3 @@ def scattered(x: Tensor, pieces: int) -> list[Tensor]:
         return list(x.reshape(pieces, -1))
     assert x.shape[0] == pieces, f"{tuple(x.shape)} is not {pieces} pieces"
     return list(x)
-
-

@@ -278,7 +278,11 @@ def taps(growth: Growth) -> Table:
         inner = Row(("batch", "tokens", "expert", "expert_mlp"), "expert_mlp")
         within |= {"router": routed, "chosen": routed, "expert_gate": inner}
         within |= {"expert_up": inner, "expert_activated": inner}
-    outer = {"embedding": stream, "final_norm": normed, "logits": row("tokens", "vocab")}
+    outer = {
+        "embedding": stream,
+        "final_norm": normed,
+        "logits": row("tokens", "vocab"),
+    }
     return outer | {LAYER + name: row for name, row in within.items()}
 
 
