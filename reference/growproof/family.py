@@ -235,7 +235,8 @@ class Family:
             name: self.rope(value, growth) if isinstance(value, Mapping) else value
             for name, value in rope.items()
         }
-        if growth.old.split and growth.taller > 1 and "rope_theta" in found:
+        parted = growth.old.split and growth.taller > 1 and growth.between == 1
+        if parted and "rope_theta" in found:
             found["rope_theta"] = float(found["rope_theta"]) ** growth.taller
         if self.partial:
             found["partial_rotary_factor"] = growth.new.partial_rotary_factor

@@ -12,9 +12,10 @@ import torch
 
 from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError, Kind, Rotary
 
-NormPolicy = Literal["scaled", "centred", "masked"]
+NormPolicy = Literal["scaled", "centred", "averaged", "masked"]
 Fill = Literal["zeros", "trainable"]
 Depth = Literal["append", "interleave"]
+Lanes = Literal["parted", "between"]
 
 SIZES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers", "expert_mlp")
 FIXED = ("vocab", "experts", "positions")  # sizes that no policy can grow
@@ -26,23 +27,29 @@ class Policies:
     """How a growth is done, where there is a choice.
 
     norm: `scaled` (the article's recipe with ε: exact for RMSNorm), `centred` (writers
-    lose their mean: exact for LayerNorm), `masked` (the old divisor, in modelling code of
-    its own); None for the exact one that stock code runs. fill: new entries `zeros`, or
-    `trainable`. depth: new layers behind the old ones (`append`) or between them. seed,
-    initializer_range: of a trainable fill.
+    lose their mean: exact for LayerNorm), `averaged` (new lanes of the residual hold the
+    mean of the old ones: exact for LayerNorm, tied models too, but no zero padding),
+    `masked` (the old divisor, in modelling code of its own); None for the exact one that
+    stock code runs. fill: new entries `zeros`, or `trainable`. depth: new layers behind
+    the old ones (`append`) or between them. rotary: where full rotary gets new lanes,
+    `parted` (behind each half, θ' = θ^(K'/K)) or `between` the old ones (K' = n · K, θ as
+    it is: the same frequencies bit for bit); None for between where K' is a multiple.
+    seed, initializer_range: of a trainable fill.
     """
 
     norm: NormPolicy | None = None
     fill: Fill = "zeros"
     depth: Depth = "append"
+    rotary: Lanes | None = None
     seed: int = 0
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("norm", (None, "scaled", "centred", "masked")),
+            ("norm", (None, "scaled", "centred", "averaged", "masked")),
             ("fill", ("zeros", "trainable")),
             ("depth", ("append", "interleave")),
+            ("rotary", (None, "parted", "between")),
         ):
             if getattr(self, name) not in known:
                 choices = ", ".join(filter(None, known))
@@ -68,6 +75,29 @@ class Growth:
     def taller(self) -> float:
         """K'/K."""
         return self.new.head_dim / self.old.head_dim
+
+    @property
+    def between(self) -> int:
+        """n where K' = n · K lanes hold an old one in every n-th place, else 1."""
+        return places_between(self.old, self.new.head_dim, self.policies.rotary)
+
+    @property
+    def copies(self) -> int:
+        """m, how often each key/value head is repeated: 1 where R' ≥ R.
+
+        Each copy takes a share of ⌈R / m⌉ of the group's query heads. Raises GrowthError
+        where no m lets every query head keep its keys.
+        """
+        old, new = self.old, self.new
+        for m in range(1, old.repeats + 1):
+            whole = new.groups % m == 0 and new.groups // m >= old.groups
+            if whole and -(-old.repeats // m) <= new.repeats:
+                return m
+        raise GrowthError(
+            f"{old.repeats} query heads share each of {old.groups} key/value heads, and "
+            f"{new.heads} / {new.groups} heads leave room for {new.repeats}: a query head "
+            "would lose its keys. Choose more heads, or a multiple of the key/value heads"
+        )
 
 
 def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) -> Growth:
@@ -98,7 +128,7 @@ def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) ->
             old,
             asked.get("layers", old.layers),
             asked.get("head_dim", old.head_dim),
-            policies.depth,
+            policies,
         ),
         eps=old.eps if masked else old.eps * old.hidden / hidden,
         norm_size=old.norm_size if masked else hidden,
@@ -124,14 +154,7 @@ def default_norm(old: Decoder, *, grows: bool) -> NormPolicy:
         return "masked"
     if old.norm == "rms" or not grows:
         return "scaled"
-    if old.tied:
-        raise GrowthError(
-            "a tied LayerNorm model cannot be centred: its lm_head is the embedding, and "
-            "removing the embedding's mean would change the logits. Untie it (copy the "
-            "embedding into lm_head, tie_word_embeddings=False), or choose norm='masked' "
-            "(exact, with its own modelling code) or norm='scaled' (approximate)"
-        )
-    return "centred"
+    return "averaged" if old.tied else "centred"
 
 
 def layers_map(layers: int, layers_new: int, depth: str) -> list[int]:
@@ -156,14 +179,29 @@ def layers_before(growth: Growth) -> list[int]:
     return before(growth.old.layers, growth.new.layers, growth.policies.depth)
 
 
+def places_between(old: Decoder, head_dim_new: int, rotary: Lanes | None) -> int:
+    """n where new lanes go between the old ones, K' = n · K; 1 where they go behind."""
+    n, rest = divmod(head_dim_new, old.head_dim)
+    if rotary == "between" and old.split and rest:
+        raise GrowthError(
+            f"new lanes fit between the old ones at a multiple of head_dim "
+            f"{old.head_dim}, got {head_dim_new}: choose one, or rotary='parted'"
+        )
+    return 1 if rest or not old.split or rotary == "parted" else n
+
+
 def grown_kinds(
-    old: Decoder, layers_new: int, head_dim_new: int, depth: Depth
+    old: Decoder, layers_new: int, head_dim_new: int, policies: Policies
 ) -> tuple[Kind, ...]:
     """A kind for each grown layer; a new one takes that of the old layer before it."""
     kinds = list[Kind]()
-    for i in before(old.layers, layers_new, depth):
+    between = places_between(old, head_dim_new, policies.rotary) > 1
+    for i in before(old.layers, layers_new, policies.depth):
         rotary = old.kinds[i].rotary
-        rotary = rotary and grown_rotary(old, rotary, head_dim_new)
+        if rotary and between:
+            rotary = replace(rotary, dims=head_dim_new)
+        elif rotary:
+            rotary = grown_rotary(old, rotary, head_dim_new)
         kinds.append(replace(old.kinds[i], rotary=rotary))
     return tuple(kinds)
 
@@ -201,24 +239,28 @@ def grown_rotary(old: Decoder, rotary: Rotary, head_dim_new: int) -> Rotary:
 def refuse_inexact(growth: Growth) -> None:
     """Raise GrowthError for sizes and policies that cannot hold together."""
     old, new, norm = growth.old, growth.new, growth.policies.norm
-    if new.repeats < old.repeats:
+    _ = growth.copies  # raises where a query head would lose its keys
+    if norm == "averaged" and old.norm == "rms":
         raise GrowthError(
-            f"{old.repeats} query heads share a key/value head, and with "
-            f"{new.heads} / {new.groups} heads only {new.repeats} could: a query head "
-            "would lose its keys. Grow num_attention_heads along"
+            "new lanes that hold the mean of the old ones vanish behind a LayerNorm; "
+            "RMSNorm keeps them. Choose norm='scaled', which is exact"
         )
     if norm == "centred" and old.norm == "rms":
         raise GrowthError(
             "centring needs a LayerNorm behind every reader; RMSNorm keeps the mean, so "
             "it would change the function. Choose norm='scaled', which is exact"
         )
-    if norm == "centred" and old.places != "pre":
+    if norm in ("centred", "averaged") and old.places != "pre":
         raise GrowthError(
-            "centring needs a LayerNorm before every reader, and this model has its "
+            "a mean needs a LayerNorm before every reader, and this model has its "
             f"norms in places {old.places!r}: leave hidden_size alone"
         )
     if norm == "centred" and old.tied and new.hidden > old.hidden:
-        default_norm(old, grows=True)
+        raise GrowthError(
+            "a tied LayerNorm model cannot be centred: its lm_head is the embedding, and "
+            "removing the embedding's mean would change the logits. Choose "
+            "norm='averaged' or norm='masked', which are exact, or untie it"
+        )
     if norm != "masked" and old.norm_size != old.hidden:
         raise GrowthError(
             f"the model is already masked (norms divide by {old.norm_size}, not "

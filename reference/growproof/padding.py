@@ -18,6 +18,7 @@ from growproof.table import (
     Row,
     Table,
     factors,
+    folds,
     pairs,
     parameters,
     template_of,
@@ -27,17 +28,56 @@ from growproof.table import (
 State = Mapping[str, Tensor]
 
 
-def unfolded(x: Tensor, row: Row, d: Decoder) -> list[int]:
+def unfolded(x: Tensor, row: Row, growth: Growth, *, new: bool) -> list[int]:
     """The sizes of x with every axis split into its factors; others stay as they are."""
-    along = factors(d)
+    along = folds(growth)
     dims = zip(row.axes, x.shape, strict=True)
-    return [f for axis, n in dims for f in along.get(axis, (n,))]
+    return [f for axis, n in dims for f in along.get(axis, ((n,), (n,)))[new]]
 
 
 def old_entries(y: Tensor, x: Tensor, row: Row, growth: Growth) -> Tensor:
     """The view of the grown tensor y in which the entries of x lie, unfolded."""
-    corner = tuple(slice(n) for n in unfolded(x, row, growth.old))
-    return y.view(unfolded(y, row, growth.new))[corner]
+    corner = tuple(slice(n) for n in unfolded(x, row, growth, new=False))
+    return y.view(unfolded(y, row, growth, new=True))[corner]
+
+
+def dealt(x: Tensor, row: Row, growth: Growth) -> Tensor:
+    """x with its key/value heads repeated, and its query heads dealt out over them.
+
+    Query heads go to the copies in shares of s, the last of which may have room left.
+    """
+    old, m = growth.old, growth.copies
+    if m == 1:
+        return x
+    share = -(-old.repeats // m)
+    for dim, axis in enumerate(row.axes):
+        if axis == "key":
+            groups = x.unflatten(dim, (old.groups, -1))
+            x = groups.repeat_interleave(m, dim).flatten(dim, dim + 1)
+        elif axis in ("query", "head"):
+            heads = x.unflatten(dim, (old.groups, old.repeats, -1))
+            room = x.new_zeros(
+                (*heads.shape[: dim + 1], m * share, *heads.shape[dim + 2 :])
+            )
+            room.narrow(dim + 1, 0, old.repeats).copy_(heads)
+            x = room.flatten(dim, dim + 2)
+    return x
+
+
+def gathered(x: Tensor, row: Row, growth: Growth) -> Tensor:
+    """dealt⁻¹: the first copy of each key/value head, and the query heads in order."""
+    old, m = growth.old, growth.copies
+    if m == 1:
+        return x
+    for dim, axis in enumerate(row.axes):
+        if axis == "key":
+            x = x.unflatten(dim, (old.groups, m, -1)).select(dim + 1, 0)
+            x = x.flatten(dim, dim + 1)
+        elif axis in ("query", "head"):
+            share = -(-old.repeats // m)
+            heads = x.unflatten(dim, (old.groups, m * share, -1))
+            x = heads.narrow(dim + 1, 0, old.repeats).flatten(dim, dim + 2)
+    return x
 
 
 def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
@@ -77,8 +117,14 @@ def place(x: Tensor, row: Row, growth: Growth, into: Tensor | None = None) -> Te
     """
     if into is None:
         into = x.new_zeros(padded_size(x, row, growth.new))
-    corner = old_entries(into, x, row, growth)
-    corner.copy_(rescaled(x, row, growth).reshape(corner.shape))
+    y = dealt(rescaled(x, row, growth), row, growth)
+    corner = old_entries(into, y, row, growth)
+    corner.copy_(y.reshape(corner.shape))
+    if row.averaged:
+        dim, n = row.axes.index("residual"), growth.old.hidden
+        mean = into.narrow(dim, 0, n).double().mean(dim, keepdim=True)
+        new = into.narrow(dim, n, growth.new.hidden - n)
+        new.copy_(mean.expand_as(new))
     return into
 
 
@@ -87,8 +133,8 @@ def take(y: Tensor, row: Row, growth: Growth) -> Tensor:
 
     y: one tensor over `row.axes` of the new decoder. Returns it over the old one.
     """
-    x = y.new_empty(padded_size(y, row, growth.old))
-    x = old_entries(y, x, row, growth).reshape(x.shape)
+    x = dealt(y.new_empty(padded_size(y, row, growth.old)), row, growth)
+    x = gathered(old_entries(y, x, row, growth).reshape(x.shape), row, growth)
     if row.scale == 1:
         return x.clone()
     return ((x.double() + row.offset) / row.scale - row.offset).to(y.dtype)
@@ -127,10 +173,9 @@ def silenced(y: Tensor, part: str, row: Row, growth: Growth) -> Tensor:
         return y
     if old.qk_norm == "whole":
         return y.zero_()
-    lanes = factors(old)["lane"]
-    heads = y.view(unfolded(y, row, growth.new))
-    first = len(factors(growth.new)[row.axes[0]]) - len(lanes)
-    for dim, n in enumerate(lanes, start=first):
+    lanes, lanes_new = folds(growth)["lane"]
+    heads = y.view(-1, *lanes_new, *y.shape[1:])
+    for dim, n in enumerate(lanes, start=1):
         heads.narrow(dim, n, heads.shape[dim] - n).zero_()
     return y
 

@@ -31,7 +31,8 @@ class Row:
     first; reads is None for a bias. norm: the weight or bias of a norm, which reads what
     it writes. scale: multiplies the old entries (offset + x, for a norm that has one).
     centre: an axis over which the mean is removed first (per head for query and key).
-    sparse: only layers with experts have it, or only those without; None for all.
+    averaged: new lanes of the residual hold the mean of the old ones. sparse: only layers
+    with experts have it, or only those without; None for all.
     """
 
     axes: tuple[Axis, ...]
@@ -41,6 +42,7 @@ class Row:
     scale: float = 1.0
     centre: Axis | None = None
     offset: float = 0.0
+    averaged: bool = False
     sparse: bool | None = None
 
     @property
@@ -97,6 +99,31 @@ def factors(d: Decoder) -> dict[Axis, tuple[int, ...]]:
     }
 
 
+Fold = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def folds(growth: Growth) -> dict[Axis, Fold]:
+    """Each axis folded before and after: the old entries are the front of every factor.
+
+    Where key/value heads are repeated m times, a group's query heads are dealt out over
+    its copies in shares of s: the query axis is (G, m, s, K), and the key axis (G, m, K).
+    Where new lanes lie between the old ones, each old lane is the first of n.
+    """
+    old, new, m = growth.old, growth.new, growth.copies
+    before, after = factors(old), factors(new)
+    found: dict[Axis, Fold] = {axis: (before[axis], after[axis]) for axis in before}
+    lanes, lanes_new = found["lane"]
+    if growth.between > 1:
+        lanes, lanes_new = (*lanes, 1), (*lanes, growth.between)
+    share = -(-old.repeats // m)
+    heads, heads_new = (old.groups, m, share), (new.groups // m, m, new.repeats)
+    found["lane"] = (lanes, lanes_new)
+    found["head"] = (heads, heads_new)
+    found["query"] = ((*heads, *lanes), (*heads_new, *lanes_new))
+    found["key"] = ((*heads[:2], *lanes), (*heads_new[:2], *lanes_new))
+    return found
+
+
 def head_dim_map(head_dim: int, head_dim_new: int, split: bool) -> list[int]:
     """Old lane → new lane within a head; split: the halves start at 0 and at K'/2."""
     if not split:
@@ -150,7 +177,8 @@ def scales(growth: Growth) -> dict[str, float]:
     if not old.qk_norm:
         return found | {"q": root}
     eps = new.eps / old.eps if old.eps else 1.0
-    for part, heads in (("q", new.heads / old.heads), ("k", new.groups / old.groups)):
+    groups = new.groups / old.groups / growth.copies  # a copy leaves the mean as it is
+    for part, heads in (("q", new.heads / old.heads), ("k", groups)):
         more = growth.taller * (heads if old.qk_norm == "whole" else 1.0)
         found[part] = math.sqrt(eps * more)
         found[f"{part}_norm"] = (root if part == "q" else 1.0) / math.sqrt(more)
@@ -169,6 +197,11 @@ def means(growth: Growth) -> dict[Axis, Axis]:
     if growth.old.norm == "layer" and growth.old.qk_norm and growth.taller > 1:
         found |= {"query": "query", "key": "key"}
     return found
+
+
+def has_averages(growth: Growth) -> bool:
+    """True where new lanes of the residual hold the mean of the old ones."""
+    return growth.policies.norm == "averaged" and growth.wider > 1
 
 
 # --- the rows -------------------------------------------------------------------------
@@ -232,7 +265,8 @@ def parameters(d: Decoder, growth: Growth | None = None) -> Table:
         scale = 1.0 if row.norm and row.reads is None else by.get(part, 1.0)
         loses = row.is_writer or part in ("q", "k")
         centre = mean.get(row.writes) if loses else None
-        table[name] = replace(row, scale=scale, centre=centre)
+        averaged = row.is_writer and has_averages(growth)
+        table[name] = replace(row, scale=scale, centre=centre, averaged=averaged)
     return table
 
 
@@ -250,6 +284,7 @@ def taps(growth: Growth) -> Table:
         return Row(("batch", *axes), axes[-1], scale=scale, centre=centre)
 
     stream = row("tokens", "residual", centre=mean.get("residual"))
+    stream = replace(stream, averaged=has_averages(growth))
     normed = row("tokens", "residual")
     query, key = row("tokens", "query"), row("tokens", "key")
     pairs, lanes = row("head", "tokens", "tokens"), row("tokens", "mlp")
