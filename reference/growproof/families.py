@@ -80,8 +80,8 @@ def layer_types(c: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
     if kind not in ("full_attention", "sliding_attention"):
         raise GrowthError(f"layer {i} is of type {kind!r}, which the clone has not")
     rotary = rotaries.get(kind, rotaries.get(""))
-    window = c.get("sliding_window") if kind == "sliding_attention" else None
-    return Kind(rotary=rotary, window=window)
+    window = c.get("sliding_window")
+    return Kind(rotary=rotary, window=window if kind == "sliding_attention" else None)
 
 
 def some_turn(c: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
