@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import torch
 from growproof.decoder import Decoder
+from growproof.families import family_of
 from growproof.models import build, decoder_of, state_of
+from growproof.padding import State
 from growproof.table import Row, names, rows, size
 from torch import Tensor
 from transformers import AutoConfig
@@ -130,3 +132,10 @@ class Case:
 def weights(case: Case, seed: int) -> dict[str, Tensor]:
     """The parameters of a case from another seed, float64."""
     return state_of(make(case.hf_config, seed, case.regime))
+
+
+def loads(model: Any, state: State) -> Any:
+    """The model, with other weights, in place."""
+    stored = family_of(model.config).write(state, decoder_of(model.config))
+    model.load_state_dict(dict(stored), strict=False)
+    return model

@@ -7,11 +7,14 @@ features that a run keeps out are never drawn (`domain`).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
+
+from growproof.models import MASKED
 
 from .domain import AXES, CONFIG_NAME, DOMAIN, table
 from .models import REGIMES, Case
@@ -23,6 +26,7 @@ REAL = {
     "groups": (4, 8), "repeats": (4, 8), "layers": (4, 11), "tokens": (33, 80),
 }  # fmt: skip
 CONSTANTS = ("theta", "eps")
+MASKABLE = tuple(MASKED)
 BLOCK = 8  # growers that take whole blocks find some
 
 
@@ -54,16 +58,19 @@ def cases(
     max_tokens: int = 20,
     power_of_four: bool = False,
     padded: bool = False,
+    maskable: bool = False,
     features: tuple[str, ...] = (),
 ) -> Case:
     """A Case from the domain of this run.
 
     family, axis: fix the family, or force one axis to grow (where the run does not
     claim it, another one). power_of_four: every scale of the growth is a power of two,
-    so that nothing is rounded. padded: only growths that zeros can pad. features:
-    options that the model must have.
+    so that nothing is rounded. padded: only growths that zeros can pad. maskable:
+    RMSNorm, or a family that has masked norms. features: options that the model must
+    have.
     """
-    family = family or draw(st.sampled_from(DOMAIN.families))
+    families = [f for f in DOMAIN.families if not maskable or f in MASKABLE]
+    family = family or draw(st.sampled_from(families or DOMAIN.families))
     free = DOMAIN.growable(family)
     if axis not in free:  # what is not claimed never grows: something else does
         axis = draw(st.sampled_from(free) if axis else st.none() | st.sampled_from(free))
@@ -87,6 +94,9 @@ def cases(
         batch=draw(st.integers(1, 2)),
         tokens=draw(st.integers(min_tokens, longest)),
     )
+
+
+padded_cases = functools.partial(cases, padded=True)
 
 
 def sized_config(family: str, sizes: dict[str, int]) -> dict[str, Any]:

@@ -1,24 +1,26 @@
 """The gated MLP: padded hidden states in, padded hidden states out."""
 
-import pytest
-from growproof import decoder
 from hypothesis import given
 
-from .checks import block_is_padded, grow
-from .strategies import Case, cases
+from . import claims
+from .checks import block_is_padded
+from .grown import grow, mlp
+from .registry import law, zero_padding
+from .models import Case
+from .strategies import padded_cases
 
-pytestmark = [pytest.mark.zero_padding]
+INNER = ("gate", "up", "activated", "router", "chosen", "expert_gate", "expert_up")
 
 
-@given(case=cases(axis="mlp"))
+@law(zero_padding, claim=claims.MLP, proof="mlp_new_units_zero", budget="block")
+@given(case=padded_cases(axis="mlp"))
 def test_gate_and_up_are_padded(grower, case: Case) -> None:
-    """f(W'g pad x) · (W'u pad x) = pad(f(Wg x) · (Wu x)). Proof: Mlp.v."""
-    names = ("gate", "up", "activated")
-    block_is_padded(grow(case, grower), "gate_and_up_are_padded", decoder.mlp, names)
+    """f(W'g pad x) · (W'u pad x) = pad(f(Wg x) · (Wu x))."""
+    block_is_padded(grow(case, grower), mlp, *INNER)
 
 
-@given(case=cases())
+@law(zero_padding, claim=claims.MLP, proof="mlp_padded", budget="block")
+@given(case=padded_cases())
 def test_mlp_maps_padded_to_padded(grower, case: Case) -> None:
-    """mlp'(pad x) = pad(mlp x). Proof: Mlp.v, mlp_padded."""
-    grown = grow(case, grower)
-    block_is_padded(grown, "mlp_maps_padded_to_padded", decoder.mlp, ("mlp",))
+    """mlp'(pad x) = pad(mlp x)."""
+    block_is_padded(grow(case, grower), mlp, "mlp")

@@ -68,7 +68,7 @@ def forward(d: Decoder, state: State, tokens: Tensor) -> Taps:
     """Every tap of a forward pass, in order; the last is `logits`, (B, T, V).
 
     state: parameters by their canonical names, one floating dtype. tokens: (B, T) int64,
-    every position attended to (no padding).
+    every position attended to (no padding), or (B, T, V), weights of a mixture of tokens.
     """
     taps: Taps = {}
     for prefix, inner in stages(d, state, tokens):
@@ -96,7 +96,8 @@ def stages(d: Decoder, state: State, tokens: Tensor) -> Iterator[tuple[str, Taps
 def embedding(top: Layer, tokens: Tensor) -> Tensor:
     """(B, T) → (B, T, D): the rows of the embedding, scaled, and of the positions."""
     d = top.d
-    x = top.state["embed.weight"][tokens]
+    w = top.state["embed.weight"]
+    x = tokens @ w if tokens.is_floating_point() else w[tokens]
     if d.root_embedding:  # the root is rounded to the dtype of the weights first
         x = x * torch.tensor(d.hidden**0.5, dtype=x.dtype)
     if d.embedding_scale != 1:

@@ -157,7 +157,7 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
         return y if approximate and not fresh else y.fill_(1 - row.offset)
     generator = torch.Generator()
     generator.manual_seed((policies.seed << 32) ^ zlib.crc32(name.encode()))
-    draw = torch.empty(y.shape, dtype=y.dtype)
+    draw = torch.empty(y.shape, dtype=torch.float64)  # the same in every dtype
     y.copy_(draw.normal_(0, policies.initializer_range, generator=generator))
     return silenced(y, name.split(".")[-2], row, growth)
 
