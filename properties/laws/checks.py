@@ -28,6 +28,7 @@ from hypothesis import Phase, currently_in_test_context, target
 from torch import Tensor
 
 from ..errors import ledger
+from .registry import Budget, running
 from .strategies import Case, profile
 
 # ratio = error / (√n · response), response the change of the same value when every
@@ -50,7 +51,13 @@ from .strategies import Case, profile
 # weights: one stored weight, against the exactly scaled one rounded once, in units of u:
 #   0 where the scale is the table's. An estimated scale, a mean of (1 + δ), |δ| ≤ u, is
 #   off by u at most; numbers that near round to neighbours, one last place or 2u apart.
-BUDGETS = {"block": 6.0, "decoder": 6.0, "stock": 4.0, "low": 6.0, "weights": 2.0}
+BUDGETS: dict[Budget, float] = {
+    "block": 6.0,
+    "decoder": 6.0,
+    "stock": 4.0,
+    "low": 6.0,
+    "weights": 2.0,
+}
 
 
 class Violation(AssertionError):
@@ -255,20 +262,20 @@ def close(
     actual: Tensor,
     expected: Tensor,
     *,
-    law: str,
     tap: str,
     case: Case,
     response: float,
-    budget: str,
     more: Callable[[], float] | None = None,
     n: int | None = None,
     dtype: torch.dtype = torch.float64,
     kernel: str = "ordered",
+    law: str | None = None,
+    budget: Budget | None = None,
 ) -> None:
     """|actual − expected| ≤ BUDGETS[budget] · √n · response, recorded. Or Violation.
 
-    Both must be finite and of the same shape. law: the test's name. tap: the name in
-    the old model. more: the response of more draws, asked for where these give more
+    Both must be finite and of the same shape. law, budget: those of the law that is
+    being tested, unless they are said. tap: the name in the old model. more: the response of more draws, asked for where these give more
     than one unit. n: the longest sum, by default over the grown axes of the case.
     """
     __tracebackhide__ = True
@@ -280,6 +287,8 @@ def close(
         )
     if not actual.isfinite().all():
         raise Violation(f"{tap} holds a NaN or an infinity", tap=tap, case=case)
+    law, budget = law or running().name, budget or running().budget
+    assert budget, f"{law} compares numbers, and names no budget"
     n = n or longest_sum(case.shape)
     u = unit_roundoff(dtype)
     measure = functools.partial(ledger.measure, actual, expected, n=n, dtype=dtype)
@@ -378,11 +387,11 @@ def pad(x: Tensor, growth: Growth, scale: float = 1.0) -> Tensor:
 Block = Callable[[Layer, Tensor], Taps]
 
 
-def block_is_padded(grown: Grown, law: str, run: Block, names: tuple[str, ...]) -> None:
+def block_is_padded(grown: Grown, run: Block, *names: str) -> None:
     """At each named tap, block'(pad x) = pad(block(x)), for every layer.
 
     run: a block as a function of (layer, x), returning its taps. Zeros are exact,
-    originals within the `block` budget; a query and a key may differ by one scalar.
+    originals within the law's budget; a query and a key may differ by one scalar.
     """
     __tracebackhide__ = True
     x, checked = inputs(grown.case), 0
@@ -402,7 +411,7 @@ def block_is_padded(grown: Grown, law: str, run: Block, names: tuple[str, ...]) 
             if name.startswith(("query", "key")):
                 row = free_scale(new[name], old[name], row, grown.growth)
             close_to_padded(
-                grown, law, tap, new[name], old[name], row, response[name], "block",
+                grown, tap, new[name], old[name], row, response[name],
                 more=functools.partial(response.more, name),
             )  # fmt: skip
             checked += 1
@@ -411,13 +420,11 @@ def block_is_padded(grown: Grown, law: str, run: Block, names: tuple[str, ...]) 
 
 def close_to_padded(
     grown: Grown,
-    law: str,
     tap: str,
     actual: Tensor,
     old: Tensor,
     row: Row,
     response: float,
-    budget: str,
     more: Callable[[], float] | None = None,
 ) -> None:
     """`close`, to the old value placed by its row: at the old entries only.
@@ -432,12 +439,10 @@ def close_to_padded(
     close(
         actual,
         expected,
-        law=law,
         tap=tap,
         case=grown.case,
         response=response * abs(row.scale),
         more=more and (lambda: more() * abs(row.scale)),
-        budget=budget,
         dtype=grown.dtype,
     )
 

@@ -2,13 +2,13 @@
 
 import functools
 
-import pytest
 import torch
 from growproof.decoder import forward
 from growproof.padding import take
 from hypothesis import given
 from hypothesis import strategies as st
 
+from . import claims
 from .checks import (
     Grown,
     Responses,
@@ -19,24 +19,23 @@ from .checks import (
     unit_roundoff,
     zeros,
 )
+from .registry import law, lossless, reference, zero_padding
 from .strategies import AXES, FAMILIES, Case, cases, fewer
 
 
-@pytest.mark.zero_padding
+@law(zero_padding, claim=claims.LANES, budget="block")
 @given(case=cases(max_tokens=4))
 def test_embedding_is_padded(grower, case: Case) -> None:
-    """E' = pad(E), up to one scalar and a mean that is removed. Proof: Decoder.v."""
+    """E' = pad(E), up to one scalar and a mean that is removed."""
     grown = grow(case, grower)
     name, row = "model.embed_tokens.weight", grown.rows["embedding"]
     old, new = grown.old_state[name][None], grown.state[name][None]
     zeros(new, old, row, grown.growth, "embedding", case)
     unit = unit_roundoff(grown.dtype) * float(old.abs().max())
-    close_to_padded(
-        grown, "embedding_is_padded", "embedding", new, old, row, unit, "block"
-    )
+    close_to_padded(grown, "embedding", new, old, row, unit)
 
 
-@pytest.mark.zero_padding
+@law(zero_padding, claim=claims.LANES, budget="block")
 @given(case=cases(max_tokens=4))
 def test_head_ignores_new_lanes(grower, case: Case) -> None:
     """W' pad(x) = W x for lm_head: what it reads of the old lanes is the old head."""
@@ -50,19 +49,17 @@ def test_head_ignores_new_lanes(grower, case: Case) -> None:
     close(
         new,
         old * (grown.stream[1] if case.shape.tied else 1.0),
-        law="head_ignores_new_lanes",
         tap="logits",
         case=case,
         response=unit_roundoff(grown.dtype) * float(old.abs().max()),
-        budget="block",
         dtype=grown.dtype,
     )
 
 
-@pytest.mark.zero_padding
+@law(zero_padding, claim=claims.LANES, proof="decoder_padded")
 @given(case=cases())
 def test_new_lanes_are_zero_at_every_tap(grower, case: Case) -> None:
-    """Every new lane of every tap is exactly 0, through all layers. Proof: Decoder.v."""
+    """Every new lane of every tap is exactly 0, through all layers."""
     grown = grow(case, grower)
     old = forward(case.shape, grown.old_state, case.ids)
     new = forward(grown.shape, grown.state, case.ids)
@@ -70,10 +67,10 @@ def test_new_lanes_are_zero_at_every_tap(grower, case: Case) -> None:
         zeros(new[grown.renamed(tap)], x, grown.row(tap), grown.growth, tap, case)
 
 
-@pytest.mark.zero_padding
+@law(zero_padding, claim=claims.DEPTH)
 @given(case=cases(axis="layers"))
 def test_new_layers_add_nothing(grower, case: Case) -> None:
-    """attn'(x) = mlp'(x) = 0 in every added layer. Proof: Decoder.v, silent layers."""
+    """attn'(x) = mlp'(x) = 0 in every added layer."""
     grown = grow(case, grower)
     new = forward(grown.shape, grown.state, case.ids)
     added = set(range(grown.shape.layers)) - set(grown.layers)
@@ -87,7 +84,7 @@ def test_new_layers_add_nothing(grower, case: Case) -> None:
     assert len(added) == grown.shape.layers - case.shape.layers
 
 
-def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
+def logits_are_equal(grown: Grown) -> None:
     """The clone's float64 logits of both models, whatever dtype they are stored in."""
     case = grown.case
     truth = {"logits": forward(case.shape, grown.old_state, case.ids)["logits"]}
@@ -100,29 +97,32 @@ def logits_are_equal(grown: Grown, law: str, budget: str = "decoder") -> None:
     close(
         forward(grown.shape, grown.state, case.ids)["logits"],
         truth["logits"],
-        law=law,
         tap="logits",
         case=case,
         response=response["logits"],
         more=lambda: response.more("logits"),
-        budget=budget,
         dtype=grown.dtype,
     )
 
 
-@pytest.mark.lossless
-@pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("family", FAMILIES)
+@law(
+    lossless,
+    claim=claims.LOGITS,
+    proof=("decoder_logits", "centred_logits", "rmsnorm_grows", "layernorm_grows",
+           "centred_streams", "layernorm_decoder_lossless"),
+    budget="decoder",
+    family=FAMILIES,
+    axis=AXES,
+)  # fmt: skip
 @fewer(4, least=12)
 @given(data=st.data())
 def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
     """f'(tokens) = f(tokens), in float64, whatever the growing did inside."""
     case = data.draw(cases(family=family, axis=axis), "case")
-    logits_are_equal(grow(case, grower), "logits_are_unchanged")
+    logits_are_equal(grow(case, grower))
 
 
-@pytest.mark.lossless
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@law(lossless, claim=claims.LOGITS, budget="stock", attention=("eager", "sdpa"))
 @given(case=cases() | cases(min_tokens=17, max_tokens=24))
 def test_transformers_agrees(grower, attention: str, case: Case) -> None:
     """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
@@ -144,23 +144,21 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
     close(
         logits(grown.model)["logits"],
         truth["logits"],
-        law="transformers_agrees",
         tap="logits",
         case=case,
         response=response["logits"],
         more=lambda: response.more("logits"),
-        budget="stock",
         dtype=torch.float32,
         kernel=attention,
     )
 
 
-@pytest.mark.reference
+@law(reference, claim=claims.LOGITS)
 @given(case=cases(power_of_four=True))
-def test_decoder_is_bitwise(reference, case: Case) -> None:
+def test_decoder_is_bitwise(reference_grow, case: Case) -> None:
     """Every tap is the padded old one, bit for bit, where scales are powers of two."""
     norm = "scaled" if case.family == "llama" else "masked"
-    grown = reference(case, norm=norm)
+    grown = reference_grow(case, norm=norm)
     old = forward(case.shape, grown.old_state, case.ids)
     new = forward(grown.shape, grown.state, case.ids)
     for tap, x in old.items():
@@ -169,11 +167,11 @@ def test_decoder_is_bitwise(reference, case: Case) -> None:
         assert torch.equal(take(value, row, grown.growth), x), tap
 
 
-@pytest.mark.reference
+@law(reference, claim=claims.LOGITS, budget="decoder")
 @given(case=cases(), norm=st.sampled_from(("default", "masked")))
-def test_every_tap_is_the_padded_one(reference, case: Case, norm: str) -> None:
+def test_every_tap_is_the_padded_one(reference_grow, case: Case, norm: str) -> None:
     """Every tap is the old one, scaled and padded as the table says, to rounding."""
-    grown = reference(case, norm=None if norm == "default" else norm)
+    grown = reference_grow(case, norm=None if norm == "default" else norm)
     old = forward(case.shape, grown.old_state, case.ids)
     new = forward(grown.shape, grown.state, case.ids)
 
@@ -181,10 +179,9 @@ def test_every_tap_is_the_padded_one(reference, case: Case, norm: str) -> None:
         return forward(case.shape, state, case.ids)
 
     response = Responses(run, grown.old_state, old, grown.dtype)
-    law = "every_tap_is_the_padded_one"
     for tap, x in old.items():
         row, value = grown.row(tap), new[grown.renamed(tap)]
         close_to_padded(
-            grown, law, tap, value, x, row, response[tap], "decoder",
+            grown, tap, value, x, row, response[tap],
             more=functools.partial(response.more, tap),
         )  # fmt: skip

@@ -7,7 +7,6 @@ import tempfile
 import warnings
 from typing import Any
 
-import pytest
 import torch
 from growproof.layout import Row, count, pairs, parameters
 from growproof.models import kind
@@ -16,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from . import claims
 from .checks import close, grow, unit_roundoff
+from .registry import hygiene, law, lossless, zero_padding
 from .strategies import CONFIG_NAME, Case, cases, fewer
 from .test_decoder import logits_are_equal
-
-pytestmark = [pytest.mark.hygiene]
 
 # config entries that say how a model was made or stored, not what it computes
 INCIDENTAL = {
@@ -40,6 +39,7 @@ def snapshot(model) -> tuple[dict[str, torch.Tensor], str, bool, dict[str, bool]
     )
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
 @given(case=cases(max_tokens=2), training=st.booleans())
 def test_source_is_untouched(grower, case: Case, training: bool) -> None:
@@ -55,6 +55,7 @@ def test_source_is_untouched(grower, case: Case, training: bool) -> None:
     assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
 @given(case=cases(max_tokens=2))
 def test_nothing_is_shared(grower, case: Case) -> None:
@@ -75,16 +76,17 @@ def test_nothing_is_shared(grower, case: Case) -> None:
     assert next(ropes) is not next(ropes), "the two configs share rope_parameters"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
 @given(
     case=cases(max_tokens=2),
-    dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float64)),
+    dtype=st.sampled_from(("float32", "bfloat16", "float64")),
     training=st.booleans(),
     frozen=st.sampled_from(("nothing", "all", "mlp", "embed_tokens")),
 )
 def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
     """dtype, device, train/eval mode and requires_grad are those of the source."""
-    source = case.model(dtype).train(training)
+    source = case.model(getattr(torch, dtype)).train(training)
     for name, p in source.named_parameters():
         p.requires_grad_(not (frozen == "all" or frozen in name))
     model = grower(source, case.target)
@@ -92,11 +94,12 @@ def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> N
     assert all(m.training == training for m in model.modules()), "a submodule's mode"
     wanted = {kind(n): p.requires_grad for n, p in source.named_parameters()}
     for name, p in model.named_parameters():
-        assert p.dtype == dtype, f"{name} is {p.dtype}, expected {dtype}"
+        assert p.dtype == source.dtype, f"{name} is {p.dtype}, expected {source.dtype}"
         assert p.device == source.device, f"{name} is on {p.device}"
         assert p.requires_grad == wanted[kind(name)], f"requires_grad of {name} changed"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
 @given(case=cases(max_tokens=2))
 def test_everything_is_finite(grower, case: Case) -> None:
@@ -106,6 +109,7 @@ def test_everything_is_finite(grower, case: Case) -> None:
         assert x.isfinite().all(), f"{name} holds a NaN or an infinity"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
 @given(case=cases(max_tokens=2, features=("tied",)))
 def test_tying_is_kept(grower, case: Case) -> None:
@@ -117,6 +121,7 @@ def test_tying_is_kept(grower, case: Case) -> None:
     assert says == case.shape.tied, f"config.tie_word_embeddings is {says}"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @given(case=cases(max_tokens=2))
 def test_sizes_are_those_asked_for(grower, case: Case) -> None:
     """The config says the asked sizes, the weights have them, the rest is as it was."""
@@ -158,16 +163,17 @@ def quietly(function: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(3)
-@given(case=cases(max_tokens=6), dtype=st.sampled_from((torch.float64, torch.bfloat16)))
+@given(case=cases(max_tokens=6), dtype=st.sampled_from(("float64", "bfloat16")))
 def test_saves_and_loads(grower, case: Case, dtype) -> None:
     """save_pretrained, then from_pretrained: no warning, the same weights and logits."""
-    model = grow(case, grower, dtype).model
+    model = grow(case, grower, getattr(torch, dtype)).model
     with tempfile.TemporaryDirectory() as folder:
         quietly(model.save_pretrained, folder)
         load: Any = AutoModelForCausalLM.from_pretrained
         again, info = quietly(
-            load, folder, dtype=dtype, attn_implementation="eager",
+            load, folder, dtype=model.dtype, attn_implementation="eager",
             output_loading_info=True, trust_remote_code=True,
         )  # fmt: skip
     assert not any(info.values()), f"loading reported {info}"
@@ -192,6 +198,7 @@ def step_by_step(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(steps, 1)
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(3)
 @given(case=cases(min_tokens=2, max_tokens=6))
 def test_generates_with_a_cache(grower, case: Case) -> None:
@@ -215,6 +222,7 @@ def test_generates_with_a_cache(grower, case: Case) -> None:
     assert ids.shape[1] == case.tokens + 3, f"generate() returned {ids.shape[1]} tokens"
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(3)
 @given(case=cases(min_tokens=2, max_tokens=6), padding=st.integers(1, 4))
 def test_left_padding(grower, case: Case, padding: int) -> None:
@@ -238,17 +246,20 @@ def test_left_padding(grower, case: Case, padding: int) -> None:
     assert worst < 1e-5, f"in a padded batch the logits differ by {worst:.3g} of scale"
 
 
-@pytest.mark.lossless
+@law(
+    lossless,
+    claim=claims.PRECISION,
+    budget="low",
+    dtype=("float32", "bfloat16", "float16"),
+)
 @fewer(2)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@given(data=st.data())
-def test_low_precision_loses_one_rounding(grower, dtype: str, data) -> None:
+@given(case=cases(max_tokens=8))
+def test_low_precision_loses_one_rounding(grower, dtype: str, case: Case) -> None:
     """Grown in bf16, fp16 or fp32, the weights are those of an exact growth, rounded."""
-    case = data.draw(cases(max_tokens=8), "case")
-    grown = grow(case, grower, getattr(torch, dtype))
-    logits_are_equal(grown, "low_precision_loses_one_rounding", "low")
+    logits_are_equal(grow(case, grower, getattr(torch, dtype)))
 
 
+@law(hygiene, claim=claims.HYGIENE)
 @fewer(3)
 @given(case=cases(max_tokens=2))
 def test_dropout_is_kept(grower, case: Case) -> None:
@@ -263,18 +274,21 @@ def test_dropout_is_kept(grower, case: Case) -> None:
     assert torch.equal(*logits), "two evaluations differ: dropout is on"
 
 
-@pytest.mark.zero_padding
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@law(
+    zero_padding,
+    claim=claims.PRECISION,
+    budget="weights",
+    dtype=("float32", "bfloat16"),
+)
 @fewer(2)
-@given(data=st.data())
-def test_weights_are_rounded_once(grower, dtype: str, data) -> None:
+@given(case=cases(max_tokens=2))
+def test_weights_are_rounded_once(grower, dtype: str, case: Case) -> None:
     """Each stored weight is s · w rounded once, to one last place of the largest.
 
     s: the table's scale or, where a grower shares it out otherwise, one scalar a tensor.
     A scale or a product that was rounded once more is within that place: the ledger
     shows it (0 for the exact scale), and comparing two runs finds it.
     """
-    case = data.draw(cases(max_tokens=2), "case")
     grown = grow(case, grower, getattr(torch, dtype))
     u = unit_roundoff(grown.dtype)
     layers: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -295,11 +309,9 @@ def test_weights_are_rounded_once(grower, dtype: str, data) -> None:
         close(
             new,
             once,
-            law="weights_are_rounded_once",
             tap=tap,
             case=case,
             response=u * float(once.abs().max()),
-            budget="weights",
             n=1,
             dtype=grown.dtype,
             kernel="weights",

@@ -3,16 +3,14 @@
 import dataclasses
 import functools
 
-import pytest
 from growproof.decoder import Layer, Taps
 from growproof.padding import State
 from hypothesis import given
 
+from . import claims
 from .checks import Grown, Responses, close, grow, inputs, pad
+from .registry import law, lossless
 from .strategies import Case, cases
-
-# on hidden states padded with zeros: a grower that does not pad leaves these out
-pytestmark = [pytest.mark.lossless, pytest.mark.needs("zero_padding")]
 
 
 def norms(grown: Grown) -> list[tuple[str, str, str]]:
@@ -26,7 +24,7 @@ def norms(grown: Grown) -> list[tuple[str, str, str]]:
     return found
 
 
-def norms_commute_with_padding(grown: Grown, law: str, size: float) -> None:
+def norms_commute_with_padding(grown: Grown, size: float) -> None:
     """norm'(pad(s · x)) = pad(norm x) for the stream that this grower writes."""
     case, (is_centred, scale) = grown.case, grown.stream
     x = inputs(case) * size
@@ -49,26 +47,38 @@ def norms_commute_with_padding(grown: Grown, law: str, size: float) -> None:
         close(
             new,
             pad(old, grown.growth),
-            law=law,
             tap=f"{old_prefix}{name}".removeprefix("model."),
             case=case,
             response=response[name],
             more=functools.partial(response.more, name),
-            budget="block",
             dtype=grown.dtype,
         )
         checked += 1
     assert checked > 0
 
 
+# on hidden states padded with zeros: a grower that does not pad leaves these out
+@law(
+    lossless,
+    claim=claims.RMS_NORM,
+    proof=("rmsnorm_scaled", "rmsnorm_scaled_stream"),
+    budget="block",
+    needs=("zero_padding",),
+)
 @given(case=cases(axis="hidden"))
 def test_norms_are_unchanged(grower, case: Case) -> None:
-    """norm'(pad x) = pad(norm x) for a residual of order one. Proof: RmsNorm.v."""
-    norms_commute_with_padding(grow(case, grower), "norms_are_unchanged", 1.0)
+    """norm'(pad x) = pad(norm x) for a residual of order one."""
+    norms_commute_with_padding(grow(case, grower), size=1.0)
 
 
+@law(
+    lossless,
+    claim=claims.RMS_NORM,
+    proof="rmsnorm_eps_needed",
+    budget="block",
+    needs=("zero_padding",),
+)
 @given(case=cases(axis="hidden"))
 def test_eps_grows_along(grower, case: Case) -> None:
-    """norm'(pad x) = pad(norm x) where x² ≈ ε: ε' = ε · D/D'. Proof: RmsNorm.v."""
-    size = case.shape.eps**0.5
-    norms_commute_with_padding(grow(case, grower), "eps_grows_along", size)
+    """norm'(pad x) = pad(norm x) where x² ≈ ε: ε' = ε · D/D'."""
+    norms_commute_with_padding(grow(case, grower), size=case.shape.eps**0.5)

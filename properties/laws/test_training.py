@@ -1,6 +1,5 @@
 """Training goes on where it was: old gradients, and new parameters that move."""
 
-import pytest
 import torch
 from growproof.arithmetic import BLAS
 from growproof.decoder import forward
@@ -9,7 +8,9 @@ from growproof.padding import place, take
 from growproof.shape import Shape
 from hypothesis import given
 
+from . import claims
 from .checks import Grown, Responses, close, grow, unit_roundoff
+from .registry import law, lossless, trainable
 from .strategies import Case, cases, fewer
 
 
@@ -42,8 +43,7 @@ def pulled_back(grown: Grown, new: dict[str, torch.Tensor]) -> dict[str, torch.T
     return found
 
 
-@pytest.mark.lossless
-@pytest.mark.needs("zero_padding")
+@law(lossless, claim=claims.TRAINING, budget="decoder", needs=("zero_padding",))
 @fewer(2)
 @given(case=cases(min_tokens=2, max_tokens=8))
 def test_old_gradients_are_kept(grower, case: Case) -> None:
@@ -64,18 +64,16 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
         close(
             g,
             old[name],
-            law="old_gradients_are_kept",
             tap=name,
             case=case,
             response=max(response[name], least),
             more=lambda name=name: max(response.more(name), least),
-            budget="decoder",
             kernel="blas",
             dtype=grown.dtype,
         )
 
 
-@pytest.mark.trainable
+@law(trainable, claim=claims.TRAINING)
 @fewer(2)
 @given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
 def test_new_parameters_train(grower, case: Case, record_share) -> None:

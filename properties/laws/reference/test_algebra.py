@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ...laws.strategies import Case, cases, fewer, weights
-
-pytestmark = [pytest.mark.reference]
+from .. import claims
+from ..registry import law, reference
+from ..strategies import Case, cases, fewer, weights
 
 
 def same_to_rounding(
@@ -28,6 +28,7 @@ def same_to_rounding(
         assert worst <= bound, f"{name} differs by {worst:.3g}, at most {bound:.3g}"
 
 
+@law(reference, claim=claims.ALGEBRA)
 @fewer(2)
 @given(case=cases())
 def test_growing_by_nothing_is_the_identity(case: Case) -> None:
@@ -54,6 +55,7 @@ def stages(case: Case) -> list[dict[str, int]]:
     ]
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases(), first=st.integers(0, 1))
 def test_two_steps_are_one(case: Case, first: int) -> None:
     """a → b → c = a → c, through more heads or through a larger head_dim first."""
@@ -68,6 +70,7 @@ def test_two_steps_are_one(case: Case, first: int) -> None:
     assert dataclasses.replace(a, **plain) == dataclasses.replace(b, **plain)
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases())
 def test_heads_and_head_dim_commute(case: Case) -> None:
     """Heads then head_dim = head_dim then heads."""
@@ -78,6 +81,7 @@ def test_heads_and_head_dim_commute(case: Case) -> None:
     same_to_rounding(state_of(a), state_of(b))
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases())
 def test_shrink_inverts_grow(case: Case) -> None:
     """shrink(grow(m)) = m: to one rounding, up to the mean where growing centred."""
@@ -90,6 +94,7 @@ def test_shrink_inverts_grow(case: Case) -> None:
     same_to_rounding(grow_state(back, growth), grown)
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases(power_of_four=True))
 def test_shrink_inverts_grow_bitwise(case: Case) -> None:
     """shrink(grow(m)) = m, bit for bit, where every scale is a power of two."""
@@ -100,6 +105,7 @@ def test_shrink_inverts_grow_bitwise(case: Case) -> None:
         assert torch.equal(w, state_of(back)[name]), name
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases(), factor=st.floats(-4, 4), seed=st.integers(0, 2**20))
 def test_growing_is_linear(case: Case, factor: float, seed: int) -> None:
     """grow(a·x + y) = a·grow(x) + grow(y), to rounding."""
@@ -128,6 +134,7 @@ def permute_groups(
     return found
 
 
+@law(reference, claim=claims.ALGEBRA)
 @pytest.mark.parametrize("norm", ["masked", None])
 @given(case=cases(), data=st.data())
 def test_growing_commutes_with_permuting_heads(case: Case, norm, data) -> None:
@@ -161,6 +168,7 @@ def permute_residual(
     return found
 
 
+@law(reference, claim=claims.ALGEBRA)
 @pytest.mark.parametrize("norm", ["masked", None])
 @given(case=cases(), data=st.data())
 def test_growing_commutes_with_permuting_the_residual(case: Case, norm, data) -> None:
@@ -175,6 +183,7 @@ def test_growing_commutes_with_permuting_the_residual(case: Case, norm, data) ->
     same_to_rounding(a, b, ulps=8 if growth.norm == "centred" else 0)
 
 
+@law(reference, claim=claims.ALGEBRA)
 @given(case=cases())
 def test_parameter_count_is_the_tables(case: Case) -> None:
     """Σ numel = count(shape), before and after, and as transformers counts."""

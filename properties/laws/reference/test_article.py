@@ -13,10 +13,10 @@ from growproof.shape import Growth, plan
 from transformers import StableLmConfig, StableLmForCausalLM
 
 from ...growers.known_bad import prefix
-from ...laws.strategies import Case, make
+from .. import claims
+from ..registry import law, reference
+from ..strategies import Case, make
 from .test_axis_maps import shape
-
-pytestmark = [pytest.mark.reference]
 
 Q, KV, OUT = Row(("query", "residual")), Row(("query",)), Row(("residual", "query"))
 
@@ -29,12 +29,14 @@ def toy() -> Growth:
     )
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_value_states_get_zeros_within_each_head(toy: Growth) -> None:
     """1 … 8 in four heads of two become 1, 2, 0, 3, 4, 0, 5, 6, 0, 7, 8, 0."""
     grown = place(torch.arange(1, 9), KV, toy)
     assert grown.tolist() == [1, 2, 0, 3, 4, 0, 5, 6, 0, 7, 8, 0]
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_more_heads_append_zeros() -> None:
     """Solution 1: six heads of two instead of four append [0, 0], [0, 0]."""
     more = Growth(
@@ -44,6 +46,7 @@ def test_more_heads_append_zeros() -> None:
     assert heads.tolist() == [[1, 2], [3, 4], [5, 6], [7, 8], [0, 0], [0, 0]]
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_grown_projection_is_the_articles_matrix(toy: Growth) -> None:
     """v_proj = I₈ grows to ones at (0,0) (1,1) (3,2) (4,3) (6,4) (7,5) (9,6) (10,7)."""
     grown = place(torch.eye(8), Q, toy)
@@ -52,11 +55,13 @@ def test_grown_projection_is_the_articles_matrix(toy: Growth) -> None:
     assert torch.equal(place(torch.eye(8), OUT, toy), grown.T)
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_bias_grows_along(toy: Growth) -> None:
     """Ten everywhere becomes 10, 10, 0, 10, 10, 0, …: what the article fixed last."""
     assert place(torch.full((8,), 10), KV, toy).tolist() == [10, 10, 0] * 4
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_attention_output_is_the_articles(toy: Growth) -> None:
     """2915, 3180, 0, 4745, … and, after o_proj, 2915 … 11034, 0, 0, 0, 0."""
     hidden = torch.cat((torch.arange(1.0, 9), torch.zeros(4)))
@@ -73,6 +78,7 @@ def test_attention_output_is_the_articles(toy: Growth) -> None:
     ]  # fmt: skip
 
 
+@law(reference, claim=claims.NECESSITY, proof=("naive_pad_false", "naive_pad_softmax"))
 def test_naive_output_projection_cuts_values_off(toy: Growth) -> None:
     """o_proj padded at its end loses 10421 and 11034, as the article shows."""
     context = torch.tensor(
@@ -96,6 +102,7 @@ def stablelm_2() -> StableLmConfig:
     )  # fmt: skip
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_parameter_counts_are_the_articles() -> None:
     """1,644,515,328 parameters, and 536,957,952 more at hidden 2560; and on meta."""
     old = shape_of(stablelm_2())
@@ -107,6 +114,7 @@ def test_parameter_counts_are_the_articles() -> None:
     assert model.num_parameters() == 1_644_515_328
 
 
+@law(reference, claim=claims.ARTICLE)
 def test_a_real_size_grows_on_the_meta_device() -> None:
     """All three solutions plan at 1.6B: head_dim 80, 40 heads, 36 heads of 71 = 2556."""
     config = stablelm_2()
@@ -131,6 +139,11 @@ def test_a_real_size_grows_on_the_meta_device() -> None:
         assert model.num_parameters() == count(growth.new)
 
 
+@law(
+    reference,
+    claim=claims.NECESSITY,
+    proof=("unscaled_norm", "unscaled_query_false", "unscaled_query_softmax"),
+)
 def test_each_omission_is_worse_than_the_next() -> None:
     """Naive ≫ heads right ≫ norms scaled ≫ q scaled ≫ centred, in mean logit error."""
     steps = {"naive": 0.0, "heads": 0.0, "norms": 0.0, "recipe": 0.0, "centred": 0.0}

@@ -8,7 +8,8 @@ from growproof.layout import Row, factors, head_dim_map, heads_map, layers_map
 from growproof.padding import place, take
 from growproof.shape import Growth, Rotary, Shape
 
-pytestmark = [pytest.mark.reference]
+from .. import claims
+from ..registry import law, reference
 
 
 def shape(groups: int, repeats: int, head_dim: int, *, split: bool) -> Shape:
@@ -34,6 +35,12 @@ def growths(largest: int, lanes: int, *, split: bool):
                 yield Growth(old=old, new=new, norm="scaled")
 
 
+@law(
+    reference,
+    claim=claims.AXES,
+    proof=("query_map", "key_value_map", "reshape_pad_flatten"),
+    tier="exhaustive",
+)
 @pytest.mark.parametrize("split", [False, True])
 def test_padding_factors_is_scattering_exhaustive(split: bool) -> None:
     """reshape → pad → reshape back = scatter along heads_map. Proof: AxisMaps.v."""
@@ -56,6 +63,7 @@ def test_padding_factors_is_scattering_exhaustive(split: bool) -> None:
     assert checked > 300
 
 
+@law(reference, claim=claims.ROTARY, proof="rotary_halves_map", tier="exhaustive")
 def test_rotary_halves_stay_paired_exhaustive() -> None:
     """Lane k and its partner k + K/2 land on k and k + K'/2, for all K ≤ K' ≤ 128."""
     checked = 0
@@ -67,6 +75,7 @@ def test_rotary_halves_stay_paired_exhaustive() -> None:
     assert checked == 64 * 65 // 2
 
 
+@law(reference, claim=claims.ROTARY, tier="exhaustive")
 def test_rotary_factor_is_never_truncated_exhaustive() -> None:
     """int(K' · f) = dims for every K ≤ 256, every rotary size, every K' ≤ 512."""
     checked = naive = 0
@@ -89,6 +98,7 @@ def rotary_shape(head_dim: int, dims: int) -> Shape:
     )  # fmt: skip
 
 
+@law(reference, claim=claims.AXES, tier="exhaustive")
 def test_old_layers_keep_their_order_exhaustive() -> None:
     """Layer maps are strictly increasing and in range, appended or interleaved."""
     for depth in ("append", "interleave"):
@@ -100,6 +110,7 @@ def test_old_layers_keep_their_order_exhaustive() -> None:
             assert along[-1] < new
 
 
+@law(reference, claim=claims.AXES)
 def test_factors_multiply_to_axes() -> None:
     """H·K = G · R · K: the query axis of a GQA model is three nested sizes."""
     llama = shape(2, 3, 8, split=True)

@@ -9,9 +9,9 @@ from growproof.models import grow, plan_model, shape_of, state_of
 from growproof.shape import GrowthError, Rotary, Shape, plan
 from transformers import GPT2Config, LlamaConfig, StableLmConfig
 
-from ...laws.strategies import make
-
-pytestmark = [pytest.mark.reference]
+from .. import claims
+from ..registry import law, reference
+from ..strategies import make
 
 LLAMA = Shape(
     family="llama", vocab=11, hidden=16, heads=4, groups=2, head_dim=8, mlp=12, layers=2,
@@ -22,6 +22,7 @@ STABLELM = dataclasses.replace(
 )
 
 
+@law(reference, claim=claims.REFUSALS)
 @pytest.mark.parametrize(
     ("shape", "sizes", "message"),
     [
@@ -47,6 +48,7 @@ def test_refused_with_the_reason(shape: Shape, sizes: dict, message: str) -> Non
         plan(shape, **sizes)
 
 
+@law(reference, claim=claims.REFUSALS)
 @pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope"])
 def test_rope_types_that_do_not_survive(kind: str) -> None:
     """Frequencies that mix in head_dim cannot be kept: grow heads instead."""
@@ -58,6 +60,7 @@ def test_rope_types_that_do_not_survive(kind: str) -> None:
     assert plan(partial, hidden=40).new.rotary.dims == 2
 
 
+@law(reference, claim=claims.REFUSALS)
 @pytest.mark.parametrize("kind", ["dynamic", "yarn"])
 def test_clone_says_what_it_cannot_run(kind: str) -> None:
     """The clone has no such frequencies, and names the way round."""
@@ -65,6 +68,7 @@ def test_clone_says_what_it_cannot_run(kind: str) -> None:
         Rotary(theta=1e4, dims=8, kind=kind).frequencies()
 
 
+@law(reference, claim=claims.REFUSALS)
 def test_tied_layernorm_cannot_be_centred() -> None:
     """Its lm_head is the embedding: masked is exact, scaled is the article's."""
     tied = dataclasses.replace(STABLELM, tied=True)
@@ -75,6 +79,7 @@ def test_tied_layernorm_cannot_be_centred() -> None:
     assert plan(tied, mlp=20).norm == "scaled"
 
 
+@law(reference, claim=claims.REFUSALS)
 def test_masked_stays_masked() -> None:
     """A model with an old divisor is grown again with that divisor, or not at all."""
     once = plan(STABLELM, hidden=40, norm="masked").new
@@ -84,6 +89,7 @@ def test_masked_stays_masked() -> None:
         plan(once, hidden=48, norm="scaled")
 
 
+@law(reference, claim=claims.REFUSALS)
 def test_unknown_names_and_families() -> None:
     """A typing error in a target, and a model of another family, are named."""
     config = LlamaConfig(
@@ -96,6 +102,7 @@ def test_unknown_names_and_families() -> None:
         shape_of(GPT2Config())
 
 
+@law(reference, claim=claims.REFUSALS)
 @pytest.mark.parametrize("norm", ["scaled", "centred", "masked"])
 def test_q_k_layernorm_is_exact_by_another_route(norm) -> None:
     """One ε serves norms that grow differently: √(ε'K'/εK) on q and k makes it right."""

@@ -1,0 +1,45 @@
+"""What is claimed, in the order of the README's table; each law names the one it makes.
+
+Theorems that prove a law are named there; here stand those that no law cites.
+"""
+
+from .registry import Claim
+
+AXES = Claim("Reshape, pad, reshape back is scattering along a strictly increasing map")
+ROTARY = Claim("Rotary pairs, angles and factors survive a larger head_dim")
+INSERTION = Claim(
+    "A zero inserted into an ordered sum is an exact no-op, in floats too",
+    ("zero_insertion", "float_laws", "powers_of_two", "ieee_zero_insertion",
+     "ieee_without_overflow"),
+)  # fmt: skip
+LINEAR = Claim("Linear layers and biases map padded to padded")
+ATTENTION = Claim("Attention maps padded hidden states to padded hidden states")
+MLP = Claim("The gated MLP maps padded to padded, for any activation")
+RMS_NORM = Claim(
+    "RMSNorm is exact with weight·√(D/D') and ε·D/D', and not without the latter",
+)
+LAYER_NORM = Claim(
+    "LayerNorm cannot be padded by parameters alone; centred writers make it exact",
+    ("layernorm_impossible", "centring_behind_layernorm", "centred_writer",
+     "layernorm_zero_mean", "masked_norm_padded"),
+)  # fmt: skip
+LANES = Claim("Embedding and head are padded; every new lane of every tap is zero")
+DEPTH = Claim("Added layers are silent, wherever they lie")
+LOGITS = Claim("The logits are unchanged")
+PRECISION = Claim(
+    "In bf16, fp16 and fp32 one rounding of the weights is all that is lost"
+)
+TRAINING = Claim(
+    "A trainable fill changes nothing, and new parameters receive gradients",
+    ("attention_trainable", "mlp_trainable", "decoder_trainable"),
+)
+NECESSITY = Claim("Each step of the article is necessary")
+ALGEBRA = Claim(
+    "Growing is an operation: identity, composition, inverse, linear, equivariant"
+)
+ARTICLE = Claim("The article's own tensors and counts")
+REFUSALS = Claim("What cannot be exact is refused, with the reason and the way out")
+HYGIENE = Claim(
+    "Nothing else changes: source, dtype, mode, tying, config, disk, cache, padding"
+)
+CLAIMS = tuple(x for x in vars().copy().values() if isinstance(x, Claim))

@@ -1,0 +1,210 @@
+"""A law is declared once, at its own test: promise, claim, proof, budget, tier, name.
+
+    @law(zero_padding, claim=claims.LINEAR, proof="linear_padded", budget="block")
+    @given(case=cases())
+    def test_projections_are_padded(grower, case: Case) -> None: ...
+
+Whatever speaks of laws (ledger, score page, claims table, detection, corpus) reads them
+here. While a law runs, `checks.close` asks `running()` which one it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal
+
+import pytest
+
+Budget = Literal["block", "decoder", "stock", "low", "weights"]  # of checks.BUDGETS
+Tier = Literal["proved", "certified", "exhaustive", "sampled", "measured"]
+Test = Callable[..., Any]
+SUITE, ROOM = __name__.rsplit(".", 2)[0], __name__.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a grower says it keeps: a marker of the laws that judge it.
+
+    asked_for: not of every grower, only where it claims so (`--with`).
+    """
+
+    name: str
+    says: str
+    asked_for: bool = False
+
+
+lossless = Promise("lossless", "the same logits, however it was done")
+zero_padding = Promise(
+    "zero_padding", "the article's invariants at every tap, block by block"
+)
+hygiene = Promise(
+    "hygiene",
+    "source untouched, nothing shared, dtype, mode, tying, config, disk, cache",
+)
+trainable = Promise(
+    "trainable",
+    "no new lane is stuck at the first step (asked for by `--with trainable`)",
+    asked_for=True,
+)
+PROMISES = {p.name: p for p in (lossless, zero_padding, hygiene, trainable)}
+# no promise: laws of growproof's own reference, which no other grower is asked for
+reference = Promise("reference", "about growproof's own reference, not the grower")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the README's table. theorems: those that no law cites."""
+
+    sentence: str
+    theorems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Law:
+    """One property, one test, one sentence.
+
+    proof: the main theorems that prove it of the reference. tier: how far the test's own
+    yes reaches. needs: what a grower must claim besides the promise. over: the argument
+    names and values that pytest goes through.
+    """
+
+    name: str
+    promise: Promise
+    claim: Claim
+    proof: tuple[str, ...]
+    budget: Budget | None
+    tier: Tier
+    needs: tuple[str, ...]
+    over: Mapping[str, Sequence[str]]
+    test: Test
+
+    @property
+    def sentence(self) -> str:
+        """The first line of the test's docstring: the equation."""
+        return (inspect.getdoc(self.test) or "no docstring").splitlines()[0]
+
+    @property
+    def promises(self) -> set[str]:
+        """All promises without which a grower is not judged by this law."""
+        return {self.promise.name, *self.needs} & set(PROMISES)
+
+    @property
+    def variants(self) -> dict[str, dict[str, str]]:
+        """The names under which pytest knows the test, each with its arguments."""
+        name = self.test.__name__
+        if not self.over:
+            return {name: {}}
+        return {
+            f"{name}[{'-'.join(values)}]": dict(zip(self.over, values, strict=True))
+            for values in itertools.product(*self.over.values())
+        }
+
+    @property
+    def marks(self) -> Iterator[pytest.MarkDecorator]:
+        """What pytest is told of it."""
+        yield pytest.mark.law
+        yield getattr(pytest.mark, self.promise.name)
+        if self.needs:
+            yield pytest.mark.needs(*self.needs)
+        if self.over:
+            values = [tuple(v.values()) for v in self.variants.values()]
+            ids = ["-".join(v) for v in values]
+            yield pytest.mark.parametrize(tuple(self.over), values, ids=ids)
+
+
+LAWS: dict[str, Law] = {}
+_running: ContextVar[Law] = ContextVar("law")
+
+
+def law(
+    promise: Promise,
+    *,
+    claim: Claim,
+    proof: str | tuple[str, ...] = (),
+    budget: Budget | None = None,
+    tier: Tier = "sampled",
+    needs: tuple[str, ...] = (),
+    **over: Sequence[str],
+) -> Callable[[Test], Test]:
+    """Declare the test to be a law: the outermost decorator, as above.
+
+    over: one argument for pytest to go through each, such as family=FAMILIES.
+    """
+
+    def declare(test: Test) -> Test:
+        this = Law(
+            name=test.__name__.removeprefix("test_"),
+            promise=promise, claim=claim, budget=budget, tier=tier, needs=needs,
+            proof=(proof,) if isinstance(proof, str) else proof, over=over, test=test,
+        )  # fmt: skip
+        other = LAWS.setdefault(this.name, this)
+        if other is not this:
+            places = [law.test.__module__ for law in (other, this)]
+            raise ValueError(f"two laws are called {this.name}: in {places}")
+        drawn: Any = getattr(test, "hypothesis", None)
+        if drawn is None:
+            test = known(this, test)
+        else:
+            drawn.inner_test = known(this, drawn.inner_test)
+        for mark in this.marks:
+            test = mark(test)
+        return test
+
+    return declare
+
+
+def known(law: Law, body: Test) -> Test:
+    """The body of a law's test, which law it is known to `running` meanwhile."""
+
+    @functools.wraps(body)
+    def run(*arguments: Any, **drawn: Any) -> Any:
+        __tracebackhide__ = True
+        token = _running.set(law)
+        try:
+            return body(*arguments, **drawn)
+        finally:
+            _running.reset(token)
+
+    return run
+
+
+def running() -> Law:
+    """The law whose test is being run. Raises LookupError outside of one."""
+    try:
+        return _running.get()
+    except LookupError:
+        raise LookupError(
+            "no law is running: decorate the test with @law(…), or say law= and budget="
+        ) from None
+
+
+def law_of(test: Test | None) -> Law | None:
+    """The law that a test declares, if it does."""
+    found = LAWS.get(test.__name__.removeprefix("test_")) if test else None
+    return found if found and found.test.__module__ == test.__module__ else None
+
+
+def modules(room: str) -> Iterator[ModuleType]:
+    """The test modules of a room and the rooms below it, imported, in order of name."""
+    for found in pkgutil.walk_packages(import_module(room).__path__, f"{room}."):
+        if found.name.rpartition(".")[2].startswith("test_"):
+            yield import_module(found.name)
+
+
+@functools.cache
+def laws(room: str = ROOM) -> dict[str, Law]:
+    """All laws of a room by name, in the order of its files."""
+    return {
+        law.name: law
+        for module in modules(room)
+        for law in LAWS.values()
+        if law.test.__module__ == module.__name__
+    }
