@@ -7,6 +7,7 @@
 from typing import TYPE_CHECKING, Any
 
 from growproof.decoder import forward
+from growproof.ordered import NotOrdered, ordered
 from growproof.padding import grow_state, shrink_state
 from growproof.shape import Growth, GrowthError, Shape, plan
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Growth",
     "GrowthError",
+    "NotOrdered",
     "Shape",
     "forward",
     "grow",
     "grow_state",
+    "ordered",
     "plan",
     "shrink",
     "shrink_state",

@@ -1,0 +1,249 @@
+"""`with ordered():` any torch code, in float64, with every sum in index order.
+
+A model's own code, run so, is the same function of its weights, but its sums are
+those of `growproof.spelled` and its float32 islands (softmax, norms, rotary angles) are
+float64. Zero-padding is then exact in it, bit for bit. An operator that is not known to
+be exact is an error that names it.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, _decomp, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from growproof import spelled
+from growproof.spelled import NotOrdered
+
+# One entry out of the entries in its place, whatever place that is: tested for each.
+ELEMENTWISE = frozenset(
+    """abs atan ceil clamp clamp_max clamp_min cos div eq erf erfc exp expm1 floor ge gt
+    isfinite isinf isnan le log log10 log1p log2 logical_and logical_not logical_or lt
+    masked_fill maximum minimum mul ne neg reciprocal relu round sign sin sqrt tan tanh
+    threshold threshold_backward trunc where""".split()  # noqa: SIM905
+)
+
+# Entries moved, chosen, counted, made; running sums, which are in index order on a CPU.
+MOVED = frozenset(
+    """_local_scalar_dense _reshape_alias _to_copy _unsafe_view alias all amax amin any
+    argmax argmin as_strided cat clone constant_pad_nd copy cumsum detach embedding empty
+    empty_like empty_strided equal expand eye fill flip full full_like gather histc index
+    index_copy index_select lift lift_fresh masked_select max min new_empty
+    new_empty_strided new_full new_ones new_zeros nonzero ones ones_like permute repeat
+    roll scalar_tensor scatter select select_backward select_scatter slice slice_backward
+    slice_scatter sort split split_with_sizes squeeze stack t topk transpose tril triu
+    unbind unfold unsqueeze view zero zeros zeros_like""".split()  # noqa: SIM905
+)
+
+SPELLED: dict[str, Callable[..., Any]] = {
+    "mm": spelled.matmul,
+    "bmm": spelled.matmul,
+    "addmm": spelled.addmm,
+    "baddbmm": spelled.addmm,
+    "mv": spelled.mv,
+    "dot": spelled.dot,
+    "_grouped_mm": spelled.grouped_mm,
+    "add": spelled.added,
+    "sub": spelled.taken,
+    "rsub": spelled.taken_from,
+    "sum": spelled.total,
+    "mean": spelled.mean,
+    "index_add": spelled.index_add,
+    "scatter_add": spelled.scatter_add,
+    "index_put": spelled.index_put,
+    "_index_put_impl": spelled.index_put,
+    "embedding_dense_backward": spelled.embedding_dense_backward,
+    "arange": spelled.arange,
+    "pow": spelled.power,
+    "rsqrt": spelled.rsqrt,
+    "sigmoid": spelled.sigmoid,
+    "silu": spelled.silu,
+    "gelu": spelled.gelu,
+    "softplus": spelled.softplus,
+    "_softmax": spelled.softmax,
+    "_safe_softmax": spelled.safe_softmax,
+    "_log_softmax": spelled.log_softmax,
+    "native_layer_norm": spelled.layer_norm,
+    "_fused_rms_norm": spelled.rms_norm,
+    "_scaled_dot_product_flash_attention_for_cpu": spelled.attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": spelled.attention_backward,
+}
+
+# Taken apart by torch's own formulas, whose parts are judged in their turn.
+TAKEN_APART = frozenset(
+    """_fused_rms_norm_backward _log_softmax_backward_data _softmax_backward_data
+    gelu_backward native_layer_norm_backward nll_loss_backward nll_loss_forward
+    sigmoid_backward silu_backward softplus_backward tanh_backward""".split()  # noqa: SIM905
+)
+
+FORMULAS: dict[Any, Callable[..., Any]] = _decomp.decomposition_table  # pyright: ignore
+
+
+class Ordered(TorchDispatchMode):
+    """Every operator below autograd: moved or elementwise, spelled out, or refused."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """The value of `func`, in float64 and index order."""
+        kwargs = wide_kwargs(kwargs or {})
+        name, writes = name_of(func), func._schema.is_mutable
+        check(func, args, kwargs)
+        if is_view(func) and name in MOVED:
+            return func(*args, **kwargs)
+        inputs = widened(args[1:] if writes else args)
+        args, kwargs = (*args[:1], *inputs) if writes else inputs, widened(kwargs)
+        if name in ELEMENTWISE or name in MOVED:
+            return func(*args, **kwargs)
+        if not any_float((args, kwargs)):
+            out = func(*args, **kwargs)
+            if not any_float(out):  # integers add up the same in any order
+                return out
+        if name in SPELLED:
+            out = SPELLED[name](*args, **kwargs)
+            return args[0].copy_(out) if writes else out
+        return self.taken_apart(func, args, kwargs)
+
+    def taken_apart(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The value of `func` by its parts; what has none is refused."""
+        with self:
+            if name_of(func) in TAKEN_APART:
+                return FORMULAS[func](*args, **kwargs)
+            out = func.decompose(*args, **kwargs)
+        if out is NotImplemented:
+            raise refusal(func, "is not known to be exact: spell it out")
+        return out
+
+
+class Constants(TorchFunctionMode):
+    """Constants written in float32 are made in float64."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """`torch.tensor` and `torch.as_tensor` with a wide dtype; all else as it is."""
+        if func in (torch.tensor, torch.as_tensor):
+            return func(*args, **wide_kwargs(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def ordered(*models: nn.Module) -> Generator[None]:
+    """Within it torch computes in float64, with every sum in index order, on the CPU.
+
+    models: their rotary frequencies and other constants, which are float32 buffers, are
+    made anew in float64, and put back afterwards. Weights of any dtype are read as they
+    are, exactly; for gradients let them be float64. `backward` belongs inside as well.
+    Raises NotOrdered, which names the operator, for what cannot be made exact.
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, default)
+        torch.set_default_dtype(torch.float64)
+        stack.enter_context(Constants())
+        stack.enter_context(Ordered())
+        for model in models:
+            stack.enter_context(wide_constants(model))
+        yield
+
+
+@contextmanager
+def wide_constants(model: Any) -> Generator[None]:
+    """Rotary frequencies and embedding scales in float64, computed and not widened."""
+    kept: list[tuple[Any, dict[str, Tensor]]] = []
+    try:
+        for name, module in model.named_modules():
+            buffers = constants(module)
+            if any_float(buffers):
+                kept.append((module, buffers))
+                module._buffers.update(made_anew(name, module))
+        yield
+    finally:
+        for module, buffers in kept:
+            for name in constants(module):
+                del module._buffers[name]
+            module._buffers.update(buffers)
+
+
+def constants(module: Any) -> dict[str, Tensor]:
+    """Its buffers that a checkpoint does not hold, so that its code makes them."""
+    return {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+
+
+def made_anew(name: str, module: Any) -> dict[str, Tensor]:
+    """The constants of a module as its own code makes them, in today's default dtype."""
+    if hasattr(module, "scalar_embed_scale"):
+        return {"embed_scale": torch.tensor(module.scalar_embed_scale)}
+    if hasattr(module, "config") and not list(module.parameters()):
+        return constants(type(module)(config=module.config))
+    raise NotOrdered(
+        f"{name} ({type(module).__name__}) has constants in float32"
+        f" ({', '.join(sorted(constants(module)))}), and how they are"
+        " made is not known: teach growproof.ordered.made_anew"
+    )
+
+
+def name_of(func: Any) -> str:
+    """The operator without its overload, and without the mark of writing in place."""
+    namespace, name = func._schema.name.split("::")
+    if namespace != "aten":
+        return f"{namespace}::{name}"
+    return name.removesuffix("_") if func._schema.is_mutable else name
+
+
+def check(func: Any, args: Any, kwargs: Any) -> None:
+    """Refuse other devices, complex numbers, and writing into narrow floats."""
+    leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    for x in leaves:
+        if x.device.type != "cpu":
+            raise refusal(
+                func, f"got a tensor on {x.device}: sums are in order on a CPU"
+            )
+        if x.is_complex():
+            raise refusal(func, "got complex numbers")
+    if func is torch.ops.aten.view.dtype or "out" in kwargs:
+        raise refusal(func, "is not known to be exact")
+    if func._schema.is_mutable and is_narrow(getattr(args[0], "dtype", None)):
+        raise refusal(func, f"writes into {args[0].dtype}: make the model .double()")
+
+
+def refusal(func: Any, why: str) -> NotOrdered:
+    """The error that names an operator."""
+    return NotOrdered(f"under growproof.ordered() {func} {why}")
+
+
+def is_view(func: Any) -> bool:
+    """Whether the result shares its input's memory."""
+    returns = func._schema.returns
+    return not func._schema.is_mutable and any(r.alias_info for r in returns)
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether it is a floating dtype with fewer digits than float64."""
+    return isinstance(dtype, torch.dtype) and (
+        dtype.is_floating_point and dtype != torch.float64
+    )
+
+
+def any_float(tree: Any) -> bool:
+    """Whether a tensor in it is floating."""
+    return any(
+        isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(tree)
+    )
+
+
+def widened(tree: Any) -> Any:
+    """Its narrow tensors in float64, which changes no value."""
+    return tree_map_only(
+        Tensor, lambda x: x.double() if is_narrow(x.dtype) else x, tree
+    )
+
+
+def wide_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """No dtype below float64."""
+    narrow = {k: torch.float64 for k, v in kwargs.items() if is_narrow(v)}
+    return kwargs | narrow
