@@ -2,14 +2,16 @@
 
 import pytest
 
+from ..laws import claims
+from ..laws.registry import law, lossless
 from ..laws.strategies import needed
 from .certificates import certify
 from .command import cases, config_of
 
-pytestmark = [pytest.mark.lossless]
 CASES = {(case.family, case.name): case for case in cases()}
 
 
+@law(lossless, claim=claims.LOGITS, tier="certified")
 @pytest.mark.parametrize(
     ("family", "axis"),
     [

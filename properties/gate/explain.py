@@ -14,13 +14,9 @@ from growproof.padding import place
 
 from ..laws import strategies
 from ..laws.checks import Grown, Responses, new_entries
+from ..laws.registry import Law
 from ..laws.strategies import Case
 from . import repro_script
-
-
-def sentence(function: Any) -> str:
-    """The law: the first line of the test's docstring."""
-    return (inspect.getdoc(function) or "no docstring").splitlines()[0]
 
 
 def first_wrong_tap(grown: Grown) -> str:
@@ -54,9 +50,9 @@ def first_wrong_tap(grown: Grown) -> str:
     return "none: every tap is the padded old one"
 
 
-def explain(function: Any, error: BaseException, grower: Any) -> str:
+def explain(law: Law, error: BaseException, grower: Any) -> str:
     """The whole explanation of a failed law, as text."""
-    lines = [f"law: {sentence(function)}"]
+    lines = [f"law: {law.sentence}"]
     case = getattr(error, "case", None) or strategies.latest()
     if case is None:
         return lines[0]

@@ -21,7 +21,8 @@ import torch
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 
 from ..errors.ledger import ledger_of
-from ..laws import checks
+from ..laws import checks, registry
+from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import (
     AXES,
     CORE,
@@ -36,21 +37,16 @@ from ..laws.strategies import (
 from . import explain, score, xfails
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 
-SUITE = __package__.rpartition(".")[0]  # properties, or growproof.properties
+SUITE = __name__.rsplit(".", 2)[0]  # properties, or growproof.properties
 pytest_plugins = (f"{SUITE}.errors.plugin",)
 
-PROMISES = {
-    "lossless": "the same logits, however it was done",
-    "zero_padding": "the article's invariants at every tap, block by block",
-    "hygiene": "source, dtype, mode, tying, config, save and reload, cache",
-    "trainable": "no new lane is stuck at the first step (asked for by --with trainable)",
-}
-MARKERS = PROMISES | {
-    "reference": "about growproof's own reference, not the grower under test",
+MARKERS = {
+    "law": "a property that is claimed, declared by @law",
     "needs(*features)": "the law is for growers that claim these promises or features",
+    **{p.name: p.says for p in (*PROMISES.values(), reference)},
 }
-FEATURES = (*CORE, "lossless", "zero_padding", "hygiene")
-MORE = (*EXTRAS, "trainable")
+FEATURES = (*CORE, *(p.name for p in PROMISES.values() if not p.asked_for))
+MORE = (*EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
 
 # Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
 COMMON: dict[str, Any] = {
@@ -130,6 +126,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if registry.LAWS:
+        raise pytest.UsageError(
+            "laws take the Hypothesis profile of their import: it came too early"
+        )
+    settings.load_profile(config.option.hypothesis_profile or "quick")
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -201,12 +202,14 @@ class Gate:
             for name in ("growproof", "torch", "transformers", "hypothesis")
         )
         out = ", ".join(self.left_out) or "nothing"
+        chosen = self.option.markexpr
+        promises = chosen if chosen not in ("", "law") else "all"
         claims = ", ".join(sorted(DOMAIN.features & set(MORE))) or "nothing"
         return [
             f"grower: {self.chosen.name} ({versions})",
             f"profile: {self.option.hypothesis_profile or 'quick'} "
-            f"({profile().max_examples} examples a law); promises: "
-            f"{self.option.markexpr or 'all'}; left out: {out}; beyond the core: {claims}",
+            f"({profile().max_examples} examples a law); promises: {promises}; "
+            f"left out: {out}; beyond the core: {claims}",
         ]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -235,12 +238,13 @@ class Gate:
 
     def left_out_by(self, item: pytest.Item) -> str | None:
         """The feature for want of which an item is not run."""
-        if item.get_closest_marker("reference") and not self.is_reference:
+        law = law_of(getattr(item, "function", None))
+        if not self.is_reference and (law is None or law.promise is reference):
             return "tests of growproof itself"
-        if not self.is_reference and not uses_grower(item):
-            return "tests of growproof itself"
-        if item.get_closest_marker("trainable") and "trainable" not in DOMAIN.features:
-            return "trainable (not claimed)"
+        for promise in PROMISES.values():
+            asked = promise.asked_for and item.get_closest_marker(promise.name)
+            if asked and promise.name not in DOMAIN.features:
+                return f"{promise.name} (not claimed)"
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
         for feature in self.left_out:
             if feature in needed or item.get_closest_marker(feature):
@@ -283,15 +287,15 @@ class Gate:
         report.user_properties.append(
             ("reason", (str(error).splitlines() or ["failed"])[0])
         )
-        function = getattr(item, "function", None)
-        if not uses_grower(item) or function is None:
+        law = law_of(getattr(item, "function", None))
+        if law is None or law.promise is reference:
             return
         case = getattr(error, "case", None) or explain.strategies.latest()
-        text = explain.explain(function, error, self.chosen)
+        text = explain.explain(law, error, self.chosen)
         if case is not None and self.option.repro_dir:
             path = explain.write_script(
                 Path(self.option.repro_dir), item.name, case, self.chosen.name,
-                explain.sentence(function),
+                law.sentence,
             )  # fmt: skip
             text += f"\nrepeat it: python {path}"
         report.sections.append(("growproof", text))
@@ -327,7 +331,7 @@ class Gate:
         return self.chosen
 
     @pytest.fixture(scope="session")
-    def reference(self) -> Callable[..., checks.Grown]:
+    def reference_grow(self) -> Callable[..., checks.Grown]:
         """growproof's own grower with its options, on a case."""
         return reference_grow
 
@@ -373,11 +377,6 @@ def expect(report: pytest.TestReport, entry: xfails.Expected) -> pytest.TestRepo
     report.outcome = "skipped"
     report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
     return report
-
-
-def uses_grower(item: pytest.Item) -> bool:
-    """Whether the item judges the grower under test."""
-    return "grower" in getattr(item, "fixturenames", ())
 
 
 def probe(grower: Grower) -> None:

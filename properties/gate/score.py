@@ -8,43 +8,24 @@ from typing import Any
 import pytest
 
 from ..errors.ledger import ledger_of
+from ..laws.registry import law_of
 
 COLUMNS = ("passed", "failed", "expected", "skipped")
 
 
 def properties(item: pytest.Item) -> list[tuple[str, object]]:
     """What a report must carry to be scored, through xdist and into JUnit."""
+    law = law_of(getattr(item, "function", None))
+    if law is None:
+        return []
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    markers = [m.name for m in item.iter_markers()]
-    promise = next(
-        (
-            p
-            for p in ("reference", "lossless", "zero_padding", "hygiene", "trainable")
-            if p in markers
-        ),
-        "",
-    )
     return [
-        ("promise", promise),
+        ("law", law.name),
+        ("promise", law.promise.name),
         ("family", str(params.get("family", "all"))),
         ("axis", str(params.get("axis", "all"))),
-        ("tier", tier(item)),
+        ("tier", law.tier),
     ]
-
-
-def tier(item: pytest.Item) -> str:
-    """The claim tier of a law: how far its yes reaches."""
-    if item.name.split("[")[0].endswith("_exhaustive"):
-        return "exhaustive"
-    if "certif" in item.nodeid:
-        return "certified"
-    if "integration" in item.nodeid:
-        return "measured"
-    return (
-        "sampled"
-        if hasattr(getattr(item, "function", None), "hypothesis")
-        else "tested"
-    )
 
 
 def page(reporter: Any) -> None:
@@ -63,9 +44,7 @@ def page(reporter: Any) -> None:
             key = (found["promise"], found["family"], found["axis"])
             rows[key][column] += 1
             tiers[key].add(found["tier"])
-            laws[key].add(
-                report.nodeid.rpartition("::")[2].split("[")[0].removeprefix("test_")
-            )
+            laws[key].add(found["law"])
             shares += [v for k, v in report.user_properties if k == "share"]
     if not rows:
         return

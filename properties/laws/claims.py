@@ -25,7 +25,7 @@ LAYER_NORM = Claim(
 )  # fmt: skip
 LANES = Claim("Embedding and head are padded; every new lane of every tap is zero")
 DEPTH = Claim("Added layers are silent, wherever they lie")
-LOGITS = Claim("The logits are unchanged")
+LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
 PRECISION = Claim(
     "In bf16, fp16 and fp32 one rounding of the weights is all that is lost"
 )

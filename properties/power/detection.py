@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import importlib
 import inspect
-import itertools
 import json
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,18 +29,14 @@ from tqdm import tqdm
 from ..errors.ledger import Ledger, recording
 from ..gate.explain import describe
 from ..gate.loading import Grower
-from ..gate.plugin import PROMISES
 from ..growers.known_bad import BY_NAME, FAULTS, Fault
 from ..growers.known_good import GROWERS, REFERENCE, Good
+from ..laws import registry
 from ..laws.strategies import CORE, DOMAIN, latest, parse
 from .picture import Matrix, picture
 
-MODULES = (
-    "test_attention", "test_mlp", "test_norms", "test_decoder", "test_hygiene",
-    "test_training",
-)  # fmt: skip
 DTYPES = ("float64", "float32", "bfloat16")
-LAW_MARKS: dict[str, set[str]] = {}
+PROMISED: dict[str, set[str]] = {}  # the promises that each law is about
 FAILURES: list[str] = []  # the arguments of each failure of a run
 RESULTS = Path(__file__).with_name("power.json")
 
@@ -68,36 +62,12 @@ class Cell:
 def laws() -> dict[str, Callable[..., None]]:
     """Every law of the grower under test, by its pytest name: law(grower, example)."""
     found: dict[str, Callable[..., None]] = {}
-    for module in MODULES:
-        tests = vars(importlib.import_module(f"..laws.{module}", __package__))
-        for name, test in tests.items():
-            if name.startswith("test_") and "reference" not in marks(test):
-                for suffix, params in parametrisations(test):
-                    found[name + suffix] = bind(test, params)
-                    LAW_MARKS[name + suffix] = marks(test, tests)
+    for law in registry.laws().values():
+        if law.promise is not registry.reference:
+            for name, arguments in law.variants.items():
+                found[name] = bind(law.test, arguments)
+                PROMISED[name] = law.promises
     return found
-
-
-def marks(test: Any, module: dict[str, Any] | None = None) -> set[str]:
-    """The markers of a test and its module, with the promises that it needs besides."""
-    found = [*getattr(test, "pytestmark", ()), *(module or {}).get("pytestmark", ())]
-    return {m.name for m in found} | {
-        a for m in found if m.name == "needs" for a in m.args
-    }
-
-
-def parametrisations(test: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(pytest's suffix, arguments) for each combination of parametrize marks."""
-    axes = [m.args for m in getattr(test, "pytestmark", ()) if m.name == "parametrize"]
-    if not axes:
-        yield "", {}
-        return
-    for values in itertools.product(*(values for _, values in axes)):
-        names = [name for name, _ in axes]
-        yield (
-            "[" + "-".join(map(str, values)) + "]",
-            dict(zip(names, values, strict=True)),
-        )
 
 
 def bind(test: Any, params: dict[str, Any]) -> Callable[..., None]:
@@ -188,7 +158,7 @@ def named(fault: Fault) -> list[str]:
 def claimed(fault: Fault) -> list[str]:
     """Every law, but for `trainable`: that is a promise of faults that break it alone."""
     trains = set(named(fault))
-    return [n for n in laws() if "trainable" not in LAW_MARKS[n] or n in trains]
+    return [n for n in laws() if "trainable" not in PROMISED[n] or n in trains]
 
 
 def right_reason(fault: Fault, cell: Cell) -> bool:
@@ -211,9 +181,8 @@ def quiet(**changes: Any) -> None:
 
 
 def promised(good: Good) -> list[str]:
-    """The laws that a known-good grower promises: all of a law's markers."""
-    kept = set(good.promises)
-    return [name for name in laws() if LAW_MARKS[name] & set(PROMISES) <= kept]
+    """The laws that a known-good grower promises to keep."""
+    return [name for name in laws() if PROMISED[name] <= set(good.promises)]
 
 
 def false_alarms(total: int, store: Path | None) -> int:

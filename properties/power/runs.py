@@ -18,9 +18,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..gate.loading import DEFAULT
-from ..gate.plugin import FEATURES, PROMISES
+from ..gate.plugin import FEATURES
 from ..growers import known_good
 from ..growers.known_good import GROWERS, REFERENCE, Good
+from ..laws.registry import PROMISES
 
 
 def arguments(good: Good) -> list[str]:

@@ -10,17 +10,13 @@ from ..errors.ledger import recording
 from ..gate.loading import DEFAULT, Grower
 from ..growers import known_good
 from ..growers.known_good import BY_NAME, GROWERS
+from ..laws import claims
 from ..laws.checks import BUDGETS, Responses, Violation
+from ..laws.registry import Budget, law, laws, lossless
 from ..laws.strategies import needed, parse
 from . import corpus
 from . import detection as power
 
-# which budget judges a law; the rest are judged by `block`
-KINDS = {
-    "logits_are_unchanged": "decoder", "old_gradients_are_kept": "decoder",
-    "every_tap_is_the_padded_one": "decoder", "transformers_agrees": "stock",
-    "low_precision_loses_one_rounding": "low", "weights_are_rounded_once": "weights",
-}  # fmt: skip
 LAWS = power.laws()
 
 
@@ -28,13 +24,12 @@ def parameter(worst: corpus.Worst, rank: int):
     """A case of the corpus, for growers that claim all that it and its law need."""
     case = parse(worst.case)
     features = needed(case.family, case.config, case.target)
-    promises = power.LAW_MARKS[worst.law] & set(power.PROMISES)
-    marks = pytest.mark.needs(*features, *promises)
+    marks = pytest.mark.needs(*features, *power.PROMISED[worst.law])
     name = f"{worst.law.removeprefix('test_')}-{rank}"
     return pytest.param(worst, id=name, marks=marks)
 
 
-@pytest.mark.lossless
+@law(lossless, claim=claims.LOGITS)
 @pytest.mark.parametrize(
     "worst",
     [
@@ -67,26 +62,26 @@ def test_unit_of_few_draws_does_not_judge(monkeypatch, many: bool) -> None:
     if not many:
         monkeypatch.setattr(Responses, "more", Responses.__getitem__)
     good = BY_NAME["scaled_writers"]
-    law = functools.partial(
+    logits = functools.partial(
         LAWS["test_logits_are_unchanged[stablelm-groups]"],
         Grower(good.name, good),
         f"case={CANCELLING}",
     )
     if many:
-        law()
+        logits()
     else:
         with pytest.raises(Violation, match="units against a budget"):
-            law()
+            logits()
 
 
 @pytest.mark.parametrize("kind", BUDGETS)
-def test_budgets_are_tight(kind: str) -> None:
+def test_budgets_are_tight(kind: Budget) -> None:
     """worst ≤ budget ≤ 32 × worst, over all recorded runs of the known-good growers."""
     worst = max(
         ratio
         for run in corpus.runs()
-        for law, ratio in run["worst_ratio"].items()
-        if KINDS.get(law, "block") == kind
+        for name, ratio in run["worst_ratio"].items()
+        if laws()[name].budget == kind
     )
     assert worst <= BUDGETS[kind], f"{kind}: a good grower went to {worst}"
     assert BUDGETS[kind] <= 32 * worst, f"{kind}: the worst ever seen is {worst}"

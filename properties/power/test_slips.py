@@ -6,6 +6,7 @@ weight stays within the last place of the right one, half the budget of the only
 that looks so closely.
 """
 
+import inspect
 import os
 import re
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ..errors import comparison, report, storage
-from ..laws import checks
+from ..laws import checks, test_hygiene
 
 # growproof's own grower, with what SLIP says done to every weight that is scaled.
 SLIPS = """
@@ -47,8 +48,8 @@ def grow(model, target):
             place(w, Row(row.axes), growth, grown.get_parameter(name).detach())
     return grown
 """
-LAW = "weights_are_rounded_once"
-SUITE = Path(__file__).parents[1] / "laws"
+TEST = test_hygiene.test_weights_are_rounded_once
+LAW = TEST.__name__.removeprefix("test_")
 Done = subprocess.CompletedProcess[str]
 
 
@@ -67,7 +68,7 @@ def growproof(folder: Path, *arguments: str, slip: str = "") -> Done:
 def check(folder: Path, *options: str, slip: str = "") -> Done:
     """`growproof check slips:grow`, the one law, Llama alone."""
     return growproof(
-        folder, "check", "slips:grow", str(SUITE / "test_hygiene.py"),
+        folder, "check", "slips:grow", inspect.getfile(test_hygiene),
         "-k", LAW, "--without=stablelm", "-p", "no:cacheprovider", *options, slip=slip,
     )  # fmt: skip
 

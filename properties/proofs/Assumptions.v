@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
-  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Floats
-  Necessity RealSoftmax.
+  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
+  Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -64,6 +64,10 @@ Goal True. idtac "8 centred_streams:". Abort.
 Print Assumptions centred_streams.
 Goal True. idtac "8 layernorm_decoder_lossless:". Abort.
 Print Assumptions layernorm_decoder_lossless.
+Goal True. idtac "8 llama_lossless:". Abort.
+Print Assumptions llama_lossless.
+Goal True. idtac "8 stablelm_lossless:". Abort.
+Print Assumptions stablelm_lossless.
 Goal True. idtac "9 attention_trainable:". Abort.
 Print Assumptions attention_trainable.
 Goal True. idtac "9 mlp_trainable:". Abort.

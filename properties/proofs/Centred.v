@@ -65,6 +65,18 @@ End Extensional.
 
 Local Open Scope ring_scope.
 
+Section CentredWeights.
+Variables (R : rcfType) (D : nat).
+
+Definition centred_columns (W : nat -> nat -> R) : nat -> nat -> R :=
+  fun i a => centre D (W^~ a) i.
+Definition centred_attn (p : attn (ring_arith R)) := Attn (wq p) (bq p) (wk p) (bk p)
+  (wv p) (bv p) (centred_columns (wo p)) (centre D (bo p)).
+Definition centred_mlp (p : mlp_weights (ring_arith R)) := MlpWeights (wg p) (bg p)
+  (wu p) (bu p) (centred_columns (wd p)) (centre D (bd p)).
+
+End CentredWeights.
+
 Section Centred.
 Variables (R : rcfType).
 Variables (softmax : seq (ring_arith R) -> seq (ring_arith R)).
@@ -77,13 +89,8 @@ Implicit Types (x y : nat -> R) (l : layer (ring_arith R)).
 Definition mean_blind (n : (nat -> R) -> nat -> R) := forall x y,
   @agree (ring_arith R) D id (centre D x) y -> @agree (ring_arith R) D id (n x) (n y).
 
-Definition centred_columns (W : nat -> nat -> R) : nat -> nat -> R :=
-  fun i a => centre D (W^~ a) i.
-Definition centred_layer l := Layer (n1 l) (n2 l)
-  (Attn (wq (att l)) (bq (att l)) (wk (att l)) (bk (att l)) (wv (att l)) (bv (att l))
-    (centred_columns (wo (att l))) (centre D (bo (att l))))
-  (MlpWeights (wg (ff l)) (bg (ff l)) (wu (ff l)) (bu (ff l))
-    (centred_columns (wd (ff l))) (centre D (bd (ff l)))).
+Definition centred_layer l :=
+  Layer (n1 l) (n2 l) (centred_attn D (att l)) (centred_mlp D (ff l)).
 Definition centred := Model (dm m) (units m) (rot m) (scale m) (act m) (parallel m)
   (fun v => centre D (table m v)) (map centred_layer (layers m)) (nf m) (lm_head m).
 

@@ -27,6 +27,25 @@ Record model (A : arith) := Model {
   act : A -> A; parallel : bool;
   table : mat A; layers : seq (layer A); nf : vec A -> vec A; lm_head : mat A }.
 
+Inductive deeper (S S' : Type) (gr : S -> S' -> Prop) (si : S' -> Prop) :
+    seq S -> seq S' -> Prop :=
+| deeper_nil : deeper gr si [::] [::]
+| deeper_grown l l' s s' : gr l l' -> deeper gr si s s' ->
+  deeper gr si (l :: s) (l' :: s')
+| deeper_new l' s s' : si l' -> deeper gr si s s' -> deeper gr si s (l' :: s').
+
+Lemma deeper_map (S S' Z Z' : Type) (f : Z -> S) (f' : Z' -> S') (Q : Z -> Prop)
+    (gr : S -> S' -> Prop) (gr0 : Z -> Z' -> Prop) (si : S' -> Prop) (si0 : Z' -> Prop) s s' :
+  (forall l l', Q l -> gr0 l l' -> gr (f l) (f' l')) ->
+  (forall l', si0 l' -> si (f' l')) ->
+  List.Forall Q s -> deeper gr0 si0 s s' -> deeper gr si (map f s) (map f' s').
+Proof.
+move=> grf sif + ds; elim: ds => {s s'} [_|l l' s s' l_gr _ IHs|l' s s' l_si _ IHs sQ].
+- exact: deeper_nil.
+- by case/List.Forall_cons_iff => lQ sQ; apply: deeper_grown (IHs sQ); apply: grf.
+exact: deeper_new (sif _ l_si) (IHs sQ).
+Qed.
+
 Section Decoder.
 Variables (A : arith) (softmax : seq A -> seq A).
 Variables (mask : nat -> nat -> A -> A) (T : nat).
@@ -43,13 +62,6 @@ Definition residual m (tok : nat -> nat) : mat A :=
   foldl (block m) (fun t => table m (tok t)) (layers m).
 Definition logits m tok : mat A := fun t v =>
   dot (hid (dm m)) (lm_head m v) (nf m (residual m tok t)).
-
-Inductive deeper (gr : layer A -> layer A -> Prop) (si : layer A -> Prop) :
-    seq (layer A) -> seq (layer A) -> Prop :=
-| deeper_nil : deeper gr si [::] [::]
-| deeper_grown l l' s s' : gr l l' -> deeper gr si s s' ->
-  deeper gr si (l :: s) (l' :: s')
-| deeper_new l' s s' : si l' -> deeper gr si s s' -> deeper gr si s (l' :: s').
 
 Definition silent_layer m l :=
   [/\ forall i a, i < hid (dm m) -> wo (att l) i a = zero,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from growproof.clone import forward
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Policies, plan
+from growproof.ordered import NotOrdered, ordered
 from growproof.padding import grow_state, shrink_state
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ __all__ = [
     "Decoder",
     "Growth",
     "GrowthError",
+    "NotOrdered",
     "Policies",
     "forward",
     "grow",
     "grow_state",
+    "ordered",
     "plan",
     "register",
     "shrink",

@@ -6,13 +6,12 @@ float64. Zero-padding is then exact in it, bit for bit. An operator that is not 
 be exact is an error that names it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._decomp import decomposition_table
+from torch import Tensor, _decomp, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -45,12 +44,12 @@ SPELLED: dict[str, Callable[..., Any]] = {
     "bmm": spelled.matmul,
     "addmm": spelled.addmm,
     "baddbmm": spelled.addmm,
-    "mv": lambda a, x: spelled.matmul(a, x[:, None])[:, 0],
-    "dot": lambda x, y: spelled.total(x * y),
+    "mv": spelled.mv,
+    "dot": spelled.dot,
     "_grouped_mm": spelled.grouped_mm,
     "add": spelled.added,
     "sub": spelled.taken,
-    "rsub": lambda x, y, alpha=1: spelled.taken(y, x, alpha=alpha),
+    "rsub": spelled.taken_from,
     "sum": spelled.total,
     "mean": spelled.mean,
     "index_add": spelled.index_add,
@@ -80,6 +79,8 @@ TAKEN_APART = frozenset(
     gelu_backward native_layer_norm_backward nll_loss_backward nll_loss_forward
     sigmoid_backward silu_backward softplus_backward tanh_backward""".split()  # noqa: SIM905
 )
+
+FORMULAS: dict[Any, Callable[..., Any]] = _decomp.decomposition_table  # pyright: ignore
 
 
 class Ordered(TorchDispatchMode):
@@ -111,7 +112,7 @@ class Ordered(TorchDispatchMode):
         """The value of `func` by its parts; what has none is refused."""
         with self:
             if name_of(func) in TAKEN_APART:
-                return decomposition_table[func](*args, **kwargs)
+                return FORMULAS[func](*args, **kwargs)
             out = func.decompose(*args, **kwargs)
         if out is NotImplemented:
             raise refusal(func, "is not known to be exact: spell it out")
@@ -131,7 +132,7 @@ class Constants(TorchFunctionMode):
 
 
 @contextmanager
-def ordered(*models: nn.Module) -> Iterator[None]:
+def ordered(*models: nn.Module) -> Generator[None]:
     """Within it torch computes in float64, with every sum in index order, on the CPU.
 
     models: their rotary frequencies and other constants, which are float32 buffers, are
@@ -151,19 +152,26 @@ def ordered(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def wide_constants(model: nn.Module) -> Iterator[None]:
+def wide_constants(model: Any) -> Generator[None]:
     """Rotary frequencies and embedding scales in float64, computed and not widened."""
-    kept: list[tuple[nn.Module, dict[str, Any]]] = []
-    for name, module in model.named_modules():
-        if any_float([module._buffers[b] for b in module._non_persistent_buffers_set]):
-            kept.append((module, dict(module._buffers)))
-            module._buffers.update(made_anew(name, module))
+    kept: list[tuple[Any, dict[str, Tensor]]] = []
     try:
+        for name, module in model.named_modules():
+            buffers = constants(module)
+            if any_float(buffers):
+                kept.append((module, buffers))
+                module._buffers.update(made_anew(name, module))
         yield
     finally:
         for module, buffers in kept:
-            module._buffers.clear()
+            for name in constants(module):
+                del module._buffers[name]
             module._buffers.update(buffers)
+
+
+def constants(module: Any) -> dict[str, Tensor]:
+    """Its buffers that a checkpoint does not hold, so that its code makes them."""
+    return {name: module._buffers[name] for name in module._non_persistent_buffers_set}
 
 
 def made_anew(name: str, module: Any) -> dict[str, Tensor]:
@@ -171,10 +179,10 @@ def made_anew(name: str, module: Any) -> dict[str, Tensor]:
     if hasattr(module, "scalar_embed_scale"):
         return {"embed_scale": torch.tensor(module.scalar_embed_scale)}
     if hasattr(module, "config") and not list(module.parameters()):
-        return dict(type(module)(config=module.config)._buffers)
+        return constants(type(module)(config=module.config))
     raise NotOrdered(
         f"{name} ({type(module).__name__}) has constants in float32"
-        f" ({', '.join(sorted(module._non_persistent_buffers_set))}), and how they are"
+        f" ({', '.join(sorted(constants(module)))}), and how they are"
         " made is not known: teach growproof.ordered.made_anew"
     )
 

@@ -11,6 +11,7 @@ that is added has two roundings, never one. Written for float64 on a CPU.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,8 +25,7 @@ class NotOrdered(RuntimeError):
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """((0 + a₀b₀) + a₁b₁) + … : (…, M, N) × (…, N, P) → (…, M, P)."""
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    out = a.new_zeros((*batch, a.shape[-2], b.shape[-1]))
+    out = a.new_zeros((*a.shape[:-1], b.shape[-1]))
     product = torch.empty_like(out)
     columns, rows = a.unsqueeze(-1).unbind(-2), b.unsqueeze(-3).unbind(-2)
     for column, row in zip(columns, rows, strict=True):
@@ -48,6 +48,21 @@ def added(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:
 def taken(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:
     """x − α y."""
     return x - (y if alpha == 1 else alpha * y)
+
+
+def taken_from(x: Tensor, y: Tensor, alpha: float = 1) -> Tensor:
+    """y − α x."""
+    return taken(y, x, alpha=alpha)
+
+
+def mv(a: Tensor, x: Tensor) -> Tensor:
+    """A x: (M, N) × (N) → (M)."""
+    return matmul(a, x[:, None])[:, 0]
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """x · y: (N) × (N) → ()."""
+    return total(x * y)
 
 
 def grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None) -> Tensor:
@@ -139,30 +154,35 @@ def embedding_dense_backward(
     return index_add(grad.new_zeros(rows, lanes), 0, chosen, values)
 
 
-def arange(*bounds: float, **_: object) -> Tensor:
-    """start + i · step: floats; torch's own adds up steps within a vector."""
-    start, end, step = ((0, *bounds) if len(bounds) == 1 else bounds) + (1,) * (
-        len(bounds) < 3
-    )
+def arange(
+    start: float, end: float | None = None, step: float = 1, **_: object
+) -> Tensor:
+    """start + i · step; torch's own adds steps up within a vector."""
+    if end is None:
+        start, end = 0, start
     return start + torch.arange(math.ceil((end - start) / step)).double() * step
 
 
 def power(x: Tensor | float, n: Tensor | float) -> Tensor:
-    """xⁿ: products and roots for n = 1, 2, 3, ±½, −1, else one entry at a time."""
+    """xⁿ: products and roots where n is 1, 2, 3, ½, −½ or −1, else entry by entry."""
     if isinstance(x, Tensor) and not isinstance(n, Tensor) and n in POWERS:
         return POWERS[n](x)
-    x, n = torch.broadcast_tensors(torch.as_tensor(x).double(), torch.as_tensor(n))
-    entries = zip(x.flatten().tolist(), n.flatten().tolist(), strict=True)
-    powers = [torch.tensor([a], dtype=torch.float64).pow(b) for a, b in entries]
-    return torch.cat(powers).view(x.shape) if powers else torch.zeros_like(x)
+    base, exponent = torch.as_tensor(x).double(), torch.as_tensor(n).double()
+    like = base + exponent
+    bases, exponents = (
+        base.expand_as(like).flatten(),
+        exponent.expand_as(like).flatten(),
+    )
+    out = [a.pow(b) for a, b in zip(bases, exponents, strict=True)]
+    return torch.stack(out).view_as(like) if out else like
 
 
-POWERS = {
-    1: lambda x: x.clone(),
+POWERS: dict[float, Callable[[Tensor], Tensor]] = {
+    1: torch.clone,
     2: lambda x: x * x,
     3: lambda x: x * x * x,
-    0.5: lambda x: torch.sqrt(x),
-    -0.5: lambda x: rsqrt(x),
+    0.5: torch.sqrt,
+    -0.5: lambda x: 1 / torch.sqrt(x),
     -1: lambda x: 1 / x,
 }
 
@@ -301,6 +321,6 @@ def attention_backward(
 
     def shared(x: Tensor) -> Tensor:
         """Summed over the query heads that read one key/value head."""
-        return total(x.unflatten(1, (k.shape[1], -1)), 2)
+        return total(x.view(len(k), k.shape[1], -1, *k.shape[2:]), 2)
 
     return matmul(ds, wide_k), shared(matmul(ds.mT, q)), shared(matmul(p.mT, grad))

@@ -1,0 +1,241 @@
+From mathcomp Require Import all_ssreflect all_algebra.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
+From Growproof Require Import RmsNorm LayerNorm Scale Decoder Freedom Centred.
+
+Set Implicit Arguments.
+Unset Strict Implicit.
+Unset Printing Implicit Defensive.
+
+Import Order.TTheory GRing.Theory Num.Theory.
+
+(******************************************************************************)
+(* What a grower writes, as a function, and that it is a growth.              *)
+(*                                                                            *)
+(*    checkpoint A N == the weights of a decoder whose norms have parameters  *)
+(*                   of type N.                                               *)
+(*    grow_attn c p, grow_mlp p == the weights scattered along their axes, q  *)
+(*                   times c, the rest zero.                                  *)
+(*    grow k s == the checkpoint k grown: embedding and head scattered, the   *)
+(*                   last norm grown, and s as its layers.                    *)
+(*    grown_layers s s' == s' is s with each layer grown, and any number of   *)
+(*                   new layers anywhere, whose writers are zero and whose    *)
+(*                   other weights are free.                                  *)
+(*    llama, stablelm == the decoder of a checkpoint, as transformers runs it,*)
+(*                   from sizes, eps, theta (and rotary lanes) of the config. *)
+(******************************************************************************)
+
+Record weights (A : arith) (N : Type) := Weights {
+  norm1 : N; norm2 : N; attw : attn A; mlpw : mlp_weights A }.
+Record checkpoint (A : arith) (N : Type) := Checkpoint {
+  embedding : mat A; blocks : seq (weights A N); last_norm : N; head_w : mat A }.
+
+Lemma Forall_map (S Z : Type) (f : Z -> S) (Q : S -> Prop) s :
+  (forall z, Q (f z)) -> List.Forall Q (map f s).
+Proof. by move=> Qf; elim: s => //= z s IHs; constructor. Qed.
+
+Lemma pad_padded (A : arith) n n' e (x : vec A) : emb n n' e -> padded n n' e x (pad n e x).
+Proof. by move=> eP; apply/(padE _ _ eP). Qed.
+
+Section Model.
+Variables (A : arith) (N : Type) (norm : N -> vec A -> vec A) (d : dims) (F : nat).
+Variables (rot : nat -> vec A -> vec A) (scale act : A -> A) (parallel : bool).
+
+Definition layer_of (l : weights A N) : layer A :=
+  Layer (norm (norm1 l)) (norm (norm2 l)) (attw l) (mlpw l).
+Definition decoder_of (k : checkpoint A N) : model A :=
+  Model d F rot scale act parallel (embedding k) (map layer_of (blocks k))
+    (norm (last_norm k)) (head_w k).
+
+End Model.
+
+Section Grow.
+Variables (A : arith) (d d' : dims) (F F' : nat) (e : nat -> nat) (c : A -> A).
+Hypotheses (hid_le : hid d <= hid d') (grp_le : grp d <= grp d').
+Hypotheses (rep_le : rep d <= rep d') (mlp_le : F <= F').
+Hypothesis eP : emb (lane d) (lane d') e.
+
+Let D := hid d. Let D' := hid d'.
+Let qm := qmap (rep d) (lane d) (rep d') (lane d') e.
+Let kvm := kvmap (lane d) (lane d') e.
+Let qmP : emb (qry d) (qry d') qm := prodmap_emb (headmap_emb grp_le rep_le) eP.
+Let kvmP : emb (kv d) (kv d') kvm := prodmap_emb (emb_id grp_le) eP.
+Let hidP : emb D D' id := emb_id hid_le.
+Let mlpP : emb F F' id := emb_id mlp_le.
+
+Definition grow_attn (p : attn A) : attn A := Attn
+  (scatter (qry d) D qm id (fun o i => c (wq p o i))) (pad (qry d) qm (fun o => c (bq p o)))
+  (scatter (kv d) D kvm id (wk p)) (pad (kv d) kvm (bk p))
+  (scatter (kv d) D kvm id (wv p)) (pad (kv d) kvm (bv p))
+  (scatter D (qry d) id qm (wo p)) (pad D id (bo p)).
+
+Definition grow_mlp (p : mlp_weights A) : mlp_weights A := MlpWeights
+  (scatter F D id id (wg p)) (pad F id (bg p)) (scatter F D id id (wu p)) (pad F id (bu p))
+  (scatter D F id id (wd p)) (pad D id (bd p)).
+
+Lemma grow_attn_scattered p : attn_scattered d d' id e c p (grow_attn p).
+Proof. by split; try exact: pad_padded; apply: scatterP. Qed.
+
+Lemma grow_mlp_scattered p : mlp_scattered D D' F F' id id p (grow_mlp p).
+Proof. by split; try exact: pad_padded; apply: scatterP. Qed.
+
+Variables (N : Type) (gn : N -> N).
+Implicit Types (k : checkpoint A N) (s : seq (weights A N)).
+
+Definition grow_layer (l : weights A N) :=
+  Weights (gn (norm1 l)) (gn (norm2 l)) (grow_attn (attw l)) (grow_mlp (mlpw l)).
+Definition silent_weights (l : weights A N) :=
+  [/\ forall i a, i < D' -> wo (attw l) i a = zero,
+      forall i, i < D' -> bo (attw l) i = zero,
+      forall i u, i < D' -> wd (mlpw l) i u = zero
+    & forall i, i < D' -> bd (mlpw l) i = zero].
+Definition grown_layers := deeper (fun l l' => l' = grow_layer l) silent_weights.
+Definition grow k s : checkpoint A N := Checkpoint (fun v => pad D id (embedding k v)) s
+  (gn (last_norm k)) (fun v => pad D id (head_w k v)).
+
+Variables (softmax : seq A -> seq A) (mask : nat -> nat -> A -> A) (T V : nat).
+Variables (P : vec A -> Prop) (norm norm' : N -> vec A -> vec A).
+Variables (rot rot' : nat -> vec A -> vec A) (scale scale' act : A -> A) (par : bool).
+Hypotheses (cP : homothety c) (scaleP : forall z, scale' (c z) = scale z).
+Hypothesis rot_c : forall t u i, rot t (fun i => c (u i)) i = c (rot t u i).
+Hypothesis rotP : forall t, respects (lane d) (lane d') e (rot t) (rot' t).
+Variables (k : checkpoint A N) (s : seq (weights A N)).
+Let m := decoder_of norm d F rot scale act par k.
+Let m' := decoder_of norm' d' F' rot' scale' act par (grow k s).
+Hypothesis normP : forall w, norm_grown P id m m' (norm w) (norm' (gn w)).
+Hypothesis P_embedding : forall v, P (embedding k v).
+Hypothesis P_writes : List.Forall (fun l =>
+  (forall x t, P (att_out softmax mask T m (layer_of norm l) x t))
+  /\ forall x, P (ff_out m (layer_of norm l) x)) (blocks k).
+Hypothesis P_sum : forall x y, P x -> P y -> P (fun i => x i +. y i).
+
+Lemma grow_is_growth :
+  grown_layers (blocks k) s -> model_grown softmax mask T P V id e id id c m m'.
+Proof.
+move=> sP; split=> //=; try exact: emb_id.
+- by move=> v _; apply: pad_padded.
+- apply: deeper_map P_writes sP => [l _ [Pa Pf] ->|//]; split=> //=.
+  + exact: scattered_free (grow_attn_scattered _).
+  exact: mlp_scattered_free (grow_mlp_scattered _).
+by move=> v i _ i_lt /=; rewrite (pad_at _ hidP).
+Qed.
+
+End Grow.
+
+Local Open Scope ring_scope.
+
+Section Families.
+Variables (R : rcfType).
+Let A := ring_arith R.
+Variables (softmax : seq A -> seq A) (mask : nat -> nat -> A -> A) (T V : nat).
+(* power x a is x^a; cosine, sine and the activation may be any functions *)
+Variables (power : R -> R -> R) (cosine sine act : R -> R).
+Hypothesis powerM : forall x a b, power (power x a) b = power x (a * b).
+Implicit Types (w : nat -> R) (d : dims) (F n : nat) (eps theta : R).
+
+Definition angle theta n t k : R := t%:R * power theta (- (2 * k)%:R / n%:R).
+Definition rope theta n t : vec A -> vec A := rotary (A := A) (@GRing.opp R) n
+  (fun k => cosine (angle theta n t k)) (fun k => sine (angle theta n t k)).
+Definition over_root n (s : R) : R := s / Num.sqrt n%:R.
+Definition layernorm D eps (w : (nat -> R) * (nat -> R)) := ln D eps w.1 w.2.
+
+Definition llama d F eps theta := @decoder_of A _ (rms (hid d) eps) d F
+  (rope theta (lane d)) (over_root (lane d)) act false.
+Definition stablelm d F eps theta n parallel := @decoder_of A _ (layernorm (hid d) eps)
+  d F (rope theta n) (over_root (lane d)) act parallel.
+
+Definition centre_layer D (l : weights A ((nat -> R) * (nat -> R))) : weights A _ :=
+  Weights (norm1 l) (norm2 l) (centred_attn D (attw l)) (centred_mlp D (mlpw l)).
+Definition centre_all D (k : checkpoint A ((nat -> R) * (nat -> R))) : checkpoint A _ :=
+  Checkpoint (fun v => centre D (embedding k v)) (map (centre_layer D) (blocks k))
+    (last_norm k) (head_w k).
+
+Variables (D D' G G' Rp Rp' K K' F F' : nat).
+Hypotheses (D_gt0 : (0 < D)%N) (K_gt0 : (0 < K)%N).
+Hypotheses (D_le : (D <= D')%N) (G_le : (G <= G')%N) (Rp_le : (Rp <= Rp')%N).
+Hypotheses (K_le : (K <= K')%N) (F_le : (F <= F')%N).
+Let d := Dims D G Rp K.
+Let d' := Dims D' G' Rp' K'.
+Let r : R := D%:R / D'%:R.
+Let c : A -> A := *%R (Num.sqrt (K'%:R / K%:R)).
+Let K'_gt0 := leq_trans K_gt0 K_le.
+Let cP := (@score_scale_field R K K' K_gt0 K'_gt0).1.
+Let cS := (@score_scale_field R K K' K_gt0 K'_gt0).2.
+
+Definition grow_weight w : nat -> R := @pad A D id (fun i => w i * Num.sqrt r).
+Definition grow_layernorm (w : (nat -> R) * (nat -> R)) :=
+  (grow_weight w.1, @pad A D id w.2 : nat -> R).
+Definition llama_layers := @grown_layers A d d' F (splitmap K K') c _ grow_weight.
+Definition grow_llama := @grow A d _ grow_weight.
+Definition stablelm_layers := @grown_layers A d d' F id c _ grow_layernorm.
+Definition grow_stablelm := @grow A d _ grow_layernorm.
+
+Lemma grow_weightE w i : (i < D)%N -> grow_weight w i = w i * Num.sqrt r.
+Proof. by move=> i_lt; rewrite /grow_weight (pad_at _ (emb_id D_le)). Qed.
+
+Lemma rope_c theta n t (u : vec A) i :
+  rope theta n t (fun k => c (u k)) i = c (rope theta n t u i).
+Proof. by apply: (rotary_c _ _ _ cP) => x; apply: mulrN. Qed.
+
+Variables (eps theta : R) (tok : nat -> nat).
+Hypothesis tok_lt : forall t, (t < T)%N -> (tok t < V)%N.
+
+Lemma frequency_kept t k : angle (power theta (K'%:R / K%:R)) K' t k = angle theta K t k.
+Proof.
+rewrite /angle powerM; congr (_ * power _ _).
+by rewrite mulrC mulrA mulfVK // pnatr_eq0 -lt0n.
+Qed.
+
+(** MAIN 8 llama_lossless: For every Llama, every size that does not shrink,
+    every weight and every token, the decoder of what the grower writes
+    (scattered weights, q times sqrt(K'/K), norm weights times sqrt(D/D'), eps
+    times D/D', theta to the power K'/K, and added layers with zero writers
+    anywhere) has the logits of the old one. *)
+Theorem llama_lossless (k : checkpoint A (nat -> R)) s : ~~ odd K -> ~~ odd K' ->
+  llama_layers (blocks k) s -> forall t v, (t < T)%N -> (v < V)%N ->
+  logits softmax mask T
+    (llama d' F' (eps * r) (power theta (K'%:R / K%:R)) (grow_llama k s)) tok t v
+  = logits softmax mask T (llama d F eps theta k) tok t v.
+Proof.
+move=> K_even K'_even sP t v t_lt v_lt.
+have [eP _ _] := rotary_halves_map K_even K'_even K_le.
+apply: (@decoder_logits A softmax mask T (fun=> True) V id _ id id c) => //.
+apply: (grow_is_growth (e := splitmap K K') (c := c)) sP => // [u i|u|w|].
+- exact: rope_c.
+- by apply: full_rotary_pads; rewrite ?oppr0 // => i _; rewrite frequency_kept.
+- by apply: rmsnorm_grows => //; [apply: emb_id | apply: grow_weightE].
+by apply/List.Forall_forall.
+Qed.
+
+(** MAIN 8 stablelm_lossless: For every StableLm, sequential or parallel, with
+    rotary on any part of its heads, every size that does not shrink, every
+    weight and every token, the decoder of what the grower writes (writers
+    centred, then everything scattered and scaled as in a Llama, theta kept) has
+    the logits of the old one. *)
+Theorem stablelm_lossless k s n par : (n <= K)%N ->
+  stablelm_layers (blocks (centre_all D k)) s -> forall t v, (t < T)%N -> (v < V)%N ->
+  logits softmax mask T
+    (stablelm d' F' (eps * r) theta n par (grow_stablelm (centre_all D k) s)) tok t v
+  = logits softmax mask T (stablelm d F eps theta n par k) tok t v.
+Proof.
+move=> n_le sP t v t_lt v_lt; set m := stablelm d F _ _ _ _ k.
+have [P_emb P_att P_ff P_sum] := @centred_streams R T softmax mask m D_gt0.
+have blind_ln z : mean_blind m (layernorm D eps z) by apply: layernorm_mean_blind.
+have mE : centred m = stablelm d F eps theta n par (centre_all D k).
+  by rewrite /centred /stablelm /decoder_of /= -!map_comp.
+apply: (@layernorm_decoder_lossless R softmax mask T V id id id id c m) => //.
+- by move=> u; apply: partial_rotary_pads.
+- by apply: Forall_map => l; split; apply: blind_ln.
+- exact: blind_ln.
+rewrite mE; apply: (grow_is_growth (e := id) (c := c)) sP => //=.
+- exact: emb_id.
+- by move=> u w i; apply: rope_c.
+- by move=> u; apply: partial_rotary_pads.
+- move=> z x x' x0 xP; apply: layernorm_zero_mean => //; first exact: emb_id.
+    exact: grow_weightE.
+  exact/pad_padded/emb_id.
+apply: Forall_map => l; rewrite -/(stablelm d F eps theta n par _) -mE.
+pose l0 : layer A := @layer_of A _ (layernorm D eps) l.
+by split=> [x u|x]; [apply: (P_att l0 x u) | apply: (P_ff l0 x)].
+Qed.
+
+End Families.
