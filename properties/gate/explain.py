@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from growproof.decoder import forward
-from growproof.layout import Row
 from growproof.padding import place
+from growproof.rounding import Responses
 
-from ..laws import strategies
-from ..laws.checks import Grown, Responses, new_entries
+from ..laws.checks import new_entries, plain
+from ..laws.grown import Grown, forward
+from ..laws.models import Case, latest
 from ..laws.registry import Law
-from ..laws.strategies import Case
 from . import repro_script
 
 
 def first_wrong_tap(grown: Grown) -> str:
     """The first tap, in order of computation, that is not the padded old one."""
     case = grown.case
-    old = forward(case.shape, grown.old_state, case.ids)
-    new = forward(grown.shape, grown.state, case.ids)
+    old = forward(case.decoder, grown.old_state, case.ids)
+    new = forward(grown.decoder, grown.state, case.ids)
     response = Responses(
-        lambda state: forward(case.shape, state, case.ids),
+        lambda state: forward(case.decoder, state, case.ids),
         grown.old_state,
         old,
         grown.dtype,
@@ -33,7 +32,7 @@ def first_wrong_tap(grown: Grown) -> str:
     for tap, x in old.items():
         row, y = grown.row(tap), new[grown.renamed(tap)]
         expected = place(x, row, grown.growth)
-        here = place(torch.ones_like(x), Row(row.axes), grown.growth)
+        here = place(torch.ones_like(x), plain(row), grown.growth)
         if y.shape != expected.shape:
             return f"{tap}: shape {tuple(y.shape)}, expected {tuple(expected.shape)}"
         wrong = (y != 0) & new_entries(x, row, grown.growth, tap)
@@ -53,7 +52,7 @@ def first_wrong_tap(grown: Grown) -> str:
 def explain(law: Law, error: BaseException, grower: Any) -> str:
     """The whole explanation of a failed law, as text."""
     lines = [f"law: {law.sentence}"]
-    case = getattr(error, "case", None) or strategies.latest()
+    case = getattr(error, "case", None) or latest()
     if case is None:
         return lines[0]
     lines.append(f"case: {describe(case)}")
@@ -83,9 +82,9 @@ def describe(case: Case) -> str:
         for name, size in case.target.items()
     )
     return (
-        f"{case.family}, hidden {case.shape.hidden}, heads {case.shape.heads}, key/value "
-        f"heads {case.shape.groups}, head_dim {case.shape.head_dim}, layers "
-        f"{case.shape.layers}; {sizes or 'growing nothing'}; {case.regime} weights, seed "
+        f"{case.family}, hidden {case.decoder.hidden}, heads {case.decoder.heads}, key/value "
+        f"heads {case.decoder.groups}, head_dim {case.decoder.head_dim}, layers "
+        f"{case.decoder.layers}; {sizes or 'growing nothing'}; {case.regime} weights, seed "
         f"{case.seed}, {case.batch} × {case.tokens} tokens"
     )
 
@@ -100,9 +99,8 @@ def write_script(folder: Path, name: str, case: Case, grower: str, law: str) -> 
 
 def script(case: Case, grower: str, law: str) -> str:
     """Its text: the case as literals, `fill` and the checks as they are here."""
-    body = inspect.getsource(repro_script).replace(
-        "from ..laws.strategies import fill\n", ""
-    )
+    suite = __name__.rsplit(".", 2)[0]
+    body = inspect.getsource(repro_script).replace("from ..laws", f"from {suite}.laws")
     head, _, rest = body.partition("# CASE\n")
     _, _, rest = rest.partition("# END CASE\n")
     module, _, attribute = grower.partition(":")
@@ -112,7 +110,7 @@ def script(case: Case, grower: str, law: str) -> str:
         f"FAMILY = {case.family!r}\n"
         f"CONFIG = {case.config!r}\n"
         f"TARGET = {case.target!r}\n"
-        f"SEED, REGIME, EPS = {case.seed}, {case.regime!r}, {case.shape.eps!r}\n"
+        f"SEED, REGIME = {case.seed}, {case.regime!r}\n"
         f"BATCH, TOKENS = {case.batch}, {case.tokens}\n"
     )
-    return head + literals + "\n\n" + inspect.getsource(strategies.fill) + "\n" + rest
+    return head + literals + rest

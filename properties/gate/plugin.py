@@ -21,19 +21,12 @@ import torch
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 
 from ..errors.ledger import ledger_of
-from ..laws import checks, registry
+from ..laws import registry
+from ..laws.domain import AXES, CORE, DOMAIN, EXTRAS, OPTIONS, known_families
+from ..laws.grown import Grown
+from ..laws.models import LATEST
 from ..laws.registry import PROMISES, law_of, reference
-from ..laws.strategies import (
-    AXES,
-    CORE,
-    DOMAIN,
-    EXTRAS,
-    FAMILIES,
-    LATEST,
-    OPTIONS,
-    profile,
-    smallest,
-)
+from ..laws.strategies import profile, smallest
 from . import explain, score, xfails
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 
@@ -45,7 +38,12 @@ MARKERS = {
     "needs(*features)": "the law is for growers that claim these promises or features",
     **{p.name: p.says for p in (*PROMISES.values(), reference)},
 }
-FEATURES = (*CORE, *(p.name for p in PROMISES.values() if not p.asked_for))
+FEATURES = (
+    *CORE,
+    *known_families(),
+    *EXTRAS,
+    *(p.name for p in PROMISES.values() if not p.asked_for),
+)
 MORE = (*EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
 
 # Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
@@ -177,10 +175,15 @@ class Gate:
                 raise xfails.XfailError(
                     f"{flag} knows no {', '.join(unknown)}; it takes: {', '.join(known)}"
                 )
-        DOMAIN.features = (set(CORE) | set(more)) - set(without)
-        if not DOMAIN.features & set(FAMILIES) or not DOMAIN.features & set(AXES):
+        DOMAIN.features = (self.claimed() | set(more)) - set(without)
+        if not DOMAIN.families or not DOMAIN.features & set(AXES):
             raise xfails.XfailError("--without leaves no family or no axis to check")
         return without
+
+    def claimed(self) -> set[str]:
+        """What is judged unless it is left out: of growproof's own grower, all."""
+        own = self.option.grower in (None, DEFAULT) and not self.option.grower_command
+        return set(CORE) | ({*known_families(), *EXTRAS} if own else set())
 
     def choose(self) -> Grower:
         """The grower under test. Raises BrokenGrower if it cannot grow anything."""
@@ -252,7 +255,7 @@ class Gate:
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         for name in ("family", "axis"):
             value = str(params.get(name, ""))
-            if value in (*FAMILIES, *AXES, *OPTIONS) and not DOMAIN.has(value):
+            if value in (*known_families(), *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
         return None
 
@@ -290,7 +293,7 @@ class Gate:
         law = law_of(getattr(item, "function", None))
         if law is None or law.promise is reference:
             return
-        case = getattr(error, "case", None) or explain.strategies.latest()
+        case = getattr(error, "case", None) or explain.latest()
         text = explain.explain(law, error, self.chosen)
         if case is not None and self.option.repro_dir:
             path = explain.write_script(
@@ -331,7 +334,7 @@ class Gate:
         return self.chosen
 
     @pytest.fixture(scope="session")
-    def reference_grow(self) -> Callable[..., checks.Grown]:
+    def reference_grow(self) -> Callable[..., Grown]:
         """growproof's own grower with its options, on a case."""
         return reference_grow
 
@@ -394,9 +397,9 @@ def probe(grower: Grower) -> None:
     )
 
 
-def reference_grow(case: Any, **options: Any) -> checks.Grown:
+def reference_grow(case: Any, **options: Any) -> Grown:
     """The case, grown by growproof with the given options."""
     import growproof
 
     source = case.model()
-    return checks.Grown(case, source, growproof.grow(source, case.target, **options))
+    return Grown(case, source, growproof.grow(source, case.target, **options))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from ..laws.strategies import fill
+from ..laws.models import make
 
 # CASE
 LAW = ""
@@ -17,18 +17,16 @@ GROWER = ("growproof", "grow")
 FAMILY = "llama"
 CONFIG: dict[str, Any] = {}
 TARGET: dict[str, int] = {}
-SEED, REGIME, EPS = 0, "loud", 1e-6
+SEED, REGIME = 0, "loud"
 BATCH, TOKENS = 1, 1
 # END CASE
 
 
 def source_model() -> Any:
     """The model before growing, float64, with the seeded weights of the case."""
-    prefix = "Llama" if FAMILY == "llama" else "StableLm"
-    config = getattr(transformers, f"{prefix}Config")(**CONFIG)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).double().eval()
-    fill(model, SEED, REGIME, EPS)
-    return model
+    how = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    config = transformers.AutoConfig.for_model(FAMILY, **CONFIG, **how)
+    return make(config, SEED, REGIME)
 
 
 def problems(model: Any, grown: Any, ids: torch.Tensor) -> list[str]:

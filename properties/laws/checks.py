@@ -188,7 +188,9 @@ def inputs(case: Case) -> Tensor:
 
 def pad(x: Tensor, growth: Growth, scale: float = 1.0) -> Tensor:
     """Hidden states (B, T, D) padded with zeros to (B, T, D')."""
-    return place(x, Row(("batch", "tokens", "residual"), "residual", scale=scale), growth)
+    return place(
+        x, Row(("batch", "tokens", "residual"), "residual", scale=scale), growth
+    )
 
 
 def block_is_padded(grown: Grown, run: Block, *names: str) -> None:

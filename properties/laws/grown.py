@@ -15,7 +15,7 @@ from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
 from growproof.models import decoder_of, state_of
-from growproof.ordered import ordered
+from growproof.ordered import InOrder
 from growproof.padding import State
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor
@@ -40,7 +40,7 @@ class Violation(AssertionError):
 
 def forward(d: Decoder, state: State, tokens: Tensor) -> Taps:
     """`clone.forward` with every sum in index order."""
-    with ordered():
+    with InOrder():
         return clone.forward(d, state, tokens)
 
 
@@ -55,13 +55,13 @@ Block = Callable[[Layer, Tensor], Taps]
 
 def attention(layer: Layer, x: Tensor) -> Taps:
     """`clone.attention` with every sum in index order."""
-    with ordered():
+    with InOrder():
         return clone.attention(layer, x)
 
 
 def mlp(layer: Layer, x: Tensor) -> Taps:
     """`clone.mlp`, or the layer's experts, with every sum in index order."""
-    with ordered():
+    with InOrder():
         return (clone.experts if layer.kind.sparse else clone.mlp)(layer, x)
 
 
@@ -193,7 +193,9 @@ class Grown:
         """How far the sizes of layer j's weights are from those of the old layer i."""
         prefix = f"layers.{i}."
         return sum(
-            abs(float(w.norm() - self.state[f"layers.{j}.{name[len(prefix):]}"].norm()))
+            abs(
+                float(w.norm() - self.state[f"layers.{j}.{name[len(prefix) :]}"].norm())
+            )
             for name, w in self.old_state.items()
             if name.startswith(prefix) and name.endswith(("up.weight", "v.weight"))
         )

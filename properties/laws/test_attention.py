@@ -7,8 +7,8 @@ from hypothesis import given
 from . import claims
 from .checks import block_is_padded, inputs, pad, zeros
 from .grown import attention, grow
-from .registry import law, reference, zero_padding
 from .models import Case
+from .registry import law, reference, zero_padding
 from .strategies import cases, padded_cases
 
 

@@ -23,7 +23,7 @@ from .domain import CONFIG_NAME, table
 from .grown import grow
 from .models import Case
 from .registry import hygiene, law, lossless, zero_padding
-from .strategies import cases, fewer, padded_cases
+from .strategies import cases, fewer
 from .test_decoder import logits_are_equal
 
 # config entries that say how a model was made or stored, not what it computes
@@ -159,7 +159,9 @@ def test_sizes_are_those_asked_for(grower, case: Case) -> None:
     assert got == expected, f"{got} parameters, the table counts {expected}"
     order = [m.layer_idx for m in grown.model.modules() if hasattr(m, "layer_idx")]
     order = list(dict.fromkeys(order))
-    assert order == list(range(grown.decoder.layers)), f"the layers' layer_idx are {order}"
+    assert order == list(range(grown.decoder.layers)), (
+        f"the layers' layer_idx are {order}"
+    )
 
 
 def quietly(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -263,7 +265,9 @@ def test_left_padding(grower, case: Case, padding: int) -> None:
         float((both[1, : case.tokens] - alone).abs().max()),
     ) / float(alone.abs().max())
     within = 1e-5 if model.dtype == torch.float64 else 1e-4
-    assert worst < within, f"in a padded batch the logits differ by {worst:.3g} of scale"
+    assert worst < within, (
+        f"in a padded batch the logits differ by {worst:.3g} of scale"
+    )
 
 
 @law(

@@ -5,8 +5,8 @@ from hypothesis import given
 from . import claims
 from .checks import block_is_padded
 from .grown import grow, mlp
-from .registry import law, zero_padding
 from .models import Case
+from .registry import law, zero_padding
 from .strategies import padded_cases
 
 INNER = ("gate", "up", "activated", "router", "chosen", "expert_gate", "expert_up")

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from growproof.clone import Layer, Taps
-from growproof.ordered import ordered
+from growproof.ordered import InOrder
 from growproof.padding import State
 from growproof.rounding import Responses
 from hypothesis import given
@@ -37,13 +37,13 @@ def norms_commute_with_padding(grown: Grown, size: float) -> None:
     for before, after, name in norms(grown):
 
         def run(state: State, name: str = name, before: Layer = before) -> Taps:
-            with ordered():
+            with InOrder():
                 layer = dataclasses.replace(before, state=state)
                 return {name: layer.norm(name, state["x"])}
 
         old, out = run(state)[name], grown.row(before.prefix + name).scale
         read = 1.0 if name in written else grown.scale
-        with ordered():
+        with InOrder():
             new = after.norm(name, pad(stream, grown.growth, read))
         response = Responses(run, state, {name: old}, grown.dtype)
         close(

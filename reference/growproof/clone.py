@@ -9,7 +9,7 @@ rotary included, unlike transformers, which computes those (and RMSNorm) in floa
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Layer:
     d: Decoder
     state: State
     prefix: str = ""
-    kind: Kind = Kind()
+    kind: Kind = field(default_factory=Kind)
 
     @classmethod
     def at(cls, d: Decoder, state: State, i: int) -> "Layer":

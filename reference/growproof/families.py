@@ -59,6 +59,7 @@ EXPERTS: Tensors = {
 }
 QKV = frozenset("qkv")
 QKVO = QKV | {"o"}
+MLP_PAIR = frozenset(("up", "down"))
 
 
 def biases(**flags: str) -> Callable[[Any], frozenset[str]]:
@@ -190,7 +191,7 @@ register(Family(
         L, input_layernorm="attn_norm", self_attn__q_proj="q", self_attn__k_proj="k",
         self_attn__v_proj="v", self_attn__dense="o", mlp__fc1="up", mlp__fc2="down"),
     says={"norm": "layer", "gated": False, "parallel": 1,
-          "biases": QKVO | {"up", "down", "head"}},
+          "biases": QKVO | MLP_PAIR | {"head"}},
 ))  # fmt: skip
 register(Family(
     model_type="phi3", partial=True, kinds=windowed,
@@ -219,7 +220,7 @@ register(Family(
             mlp__dense_h_to_4h="up", mlp__dense_4h_to_h="down"),
     disk={"embed_out.weight": plain("head.weight")},
     says={"norm": "layer", "gated": False,
-          "biases": lambda c: {"up", "down"} | (QKVO if c.attention_bias else set()),
+          "biases": lambda c: MLP_PAIR | (QKVO if c.attention_bias else set()),
           "parallel": lambda c: 2 * c.use_parallel_residual},
 ))  # fmt: skip
 register(Family(
@@ -233,7 +234,7 @@ register(Family(
     | both("transformer.h.{layer}.attn.c_proj", transposed(plain(*weights("o"))))
     | both("transformer.h.{layer}.mlp.c_fc", transposed(plain(*weights("up"))))
     | both("transformer.h.{layer}.mlp.c_proj", transposed(plain(*weights("down")))),
-    says={"norm": "layer", "gated": False, "biases": QKVO | {"up", "down"},
+    says={"norm": "layer", "gated": False, "biases": QKVO | MLP_PAIR,
           "activation": lambda c: c.activation_function,
           "mlp": lambda c: c.n_inner or 4 * c.n_embd},
 ))  # fmt: skip

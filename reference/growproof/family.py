@@ -40,6 +40,7 @@ INERT = re.compile(
     r"|no_rope_layer_interval|original_max_position_embeddings|num_local_experts"
     r"|use_sliding_window"
 )
+NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\w+\})(?=\.)")  # of a layer, head or expert
 ROPE = {
     "factor": "factor",
     "low_freq_factor": "low_freq_factor",
@@ -189,13 +190,10 @@ class Family:
                 "the weights are quantised (quantization_config), and a code times a "
                 "scale is not a code: grow the model before it is quantised"
             )
-        default = type(config)()
-        common = common_fields()
-        for name, usual in default.to_dict().items():
-            known = name in asked.seen or name in common or INERT.fullmatch(name)
-            known = known or name in self.sizes.values() or name in self.writes
-            got = getattr(config, name, usual)
-            if not known and got != usual:
+        known = asked.seen | {*self.sizes.values(), *self.writes}
+        for name, usual in switches(type(config)).items():
+            got = vars(config).get(name, usual)
+            if name not in known and got != usual:
                 raise GrowthError(
                     f"a {self.model_type} with {name} = {reprlib.repr(got)} (usually "
                     f"{reprlib.repr(usual)}) is not in growproof's table of that family, "
@@ -267,20 +265,16 @@ class Family:
         """(stored template, layer) → its tensors' names, in order of head or expert."""
         found: defaultdict[tuple[str, int | None], list[tuple[int, str]]]
         found = defaultdict(list)
-        patterns = [(t, pattern(t)) for t in self.tensors | self.disk]
+        templates = {NUMBER.sub("#", t): t for t in self.tensors | self.disk}
         for name in stored:
-            for template, regex in patterns:
-                if match := regex.fullmatch(name):
-                    at = match.groupdict()
-                    layer = at.pop("layer", None)
-                    piece = int(next(iter(at.values()), 0))
-                    key = (template, None if layer is None else int(layer))
-                    found[key].append((piece, name))
-                    break
-            else:
+            template = templates.get(NUMBER.sub("#", name))
+            if template is None:
                 raise GrowthError(
                     f"{name} is no parameter of a {self.model_type} that the table knows"
                 )
+            numbers = [int(n) for n in re.findall(NUMBER, name)]
+            layer = numbers.pop(0) if "{layer}" in template else None
+            found[template, layer].append((numbers[0] if numbers else 0, name))
         return {key: [n for _, n in sorted(pieces)] for key, pieces in found.items()}
 
     def size_of(self, part: str, d: Decoder) -> list[int]:
@@ -340,20 +334,16 @@ class Family:
             yield template.format(layer=layer, **{axis: i}), piece.contiguous()
 
 
-def pattern(template: str) -> re.Pattern[str]:
-    """A template as a regular expression that finds its indices."""
-    text = re.escape(template)
-    return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>\\d+)", text))
-
-
 def grown_list(values: Sequence[Any], growth: Growth) -> list[Any]:
     """One for each grown layer; a new layer takes that of the old layer before it."""
     return [values[i] for i in layers_before(growth)]
 
 
 @functools.cache
-def common_fields() -> frozenset[str]:
-    """The fields that every config has."""
+def switches(config_class: Any) -> dict[str, Any]:
+    """The fields of a family's own that may change what it computes, and their defaults."""
     from transformers import PretrainedConfig
 
-    return frozenset(PretrainedConfig().to_dict())
+    common = PretrainedConfig().to_dict()
+    own = config_class().to_dict()
+    return {n: v for n, v in own.items() if n not in common and not INERT.fullmatch(n)}

@@ -30,7 +30,6 @@ MASKED: dict[str, tuple[type[PretrainedConfig], Any]] = {
     "llama": (MaskedLlamaConfig, MaskedLlamaForCausalLM),
     "stablelm": (MaskedStableLmConfig, MaskedStableLmForCausalLM),
 }
-NAMES = {name: field for field, name in SIZES.items()}
 
 
 def decoder_of(config: Any) -> Decoder:
@@ -151,7 +150,7 @@ def sizes_of(config: Any, target: Mapping[str, int]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, value in target.items():
         fields = [f for f, own in family.sizes.items() if own == name]
-        fields = fields or [NAMES[name]] * (name in NAMES)
+        fields = fields or [f for f, usual in SIZES.items() if usual == name]
         if not fields:
             known = sorted({*family.sizes.values(), *SIZES.values()})
             raise GrowthError(f"cannot grow {name}: only {', '.join(known)}")

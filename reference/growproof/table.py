@@ -8,10 +8,12 @@ its axes, times one scalar, after an optional centring. The same table gives the
 the parameter count, and the places that must be zero.
 """
 
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from growproof.decoder import Decoder
@@ -207,7 +209,8 @@ def has_averages(growth: Growth) -> bool:
 # --- the rows -------------------------------------------------------------------------
 
 
-def rows(d: Decoder) -> Table:
+@functools.lru_cache(maxsize=256)
+def rows(d: Decoder) -> Mapping[str, Row]:
     """Name template → row of a decoder; weights are (out, in), as in nn.Linear.
 
     {layer} in a template is an axis as well: the layers that have the parameter.
@@ -238,7 +241,7 @@ def rows(d: Decoder) -> Table:
     if not d.tied:
         table["head"] = Row(("vocab", "residual"), "vocab", "residual")
     weights = {f"{name}.weight": row for name, row in table.items()}
-    return weights | biases(d, table)
+    return MappingProxyType(weights | biases(d, table))
 
 
 def biases(d: Decoder, table: Table) -> Table:
@@ -256,7 +259,7 @@ def biases(d: Decoder, table: Table) -> Table:
 
 def parameters(d: Decoder, growth: Growth | None = None) -> Table:
     """The rows of d with what a growth from it does to each; without one, nothing."""
-    table = rows(d)
+    table = dict(rows(d))
     if growth is None:
         return table
     by, mean = scales(growth), means(growth)
