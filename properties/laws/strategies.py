@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -161,14 +162,37 @@ def weights(case: Case, seed: int) -> dict[str, Tensor]:
     )
 
 
-def grown_sizes(
-    draw: st.DrawFn, size: int, feature: str, *, step: int = 1, most: int = 4
-) -> int:
-    """A size not below `size`: the same, or a little more, or double."""
-    if not DOMAIN.has(feature):
-        return size
-    more = st.integers(0, most).map(lambda n: size + n * step)
-    return draw(st.just(size) | more | st.just(2 * size))
+def families() -> list[str]:
+    """The families of the domain in which something can grow."""
+    return [f for f in FAMILIES if DOMAIN.has(f) and growable(f)]
+
+
+def growable(family: str) -> list[str]:
+    """The claimed axes that can grow in this family while all others stay.
+
+    A StableLm's hidden size is heads · head_dim: neither grows without the other. Where
+    no head may share its keys, heads and groups grow together.
+    """
+    free = {axis for axis in AXES if DOMAIN.has(axis)}
+    if not DOMAIN.has("gqa") and not {"heads", "groups"} <= free:
+        free -= {"heads", "groups"}
+    if family == "stablelm" and "hidden" not in free:
+        free -= {"head_dim", *({"heads", "groups"} if "heads" in free else ())}
+    if family == "stablelm" and not free & {"heads", "head_dim"}:
+        free -= {"hidden"}
+    return [axis for axis in AXES if axis in free]
+
+
+def larger(
+    size: int, *, step: int = 1, most: int = 4, forced: bool = False, block: int = 0
+) -> st.SearchStrategy[int]:
+    """A size not below `size`: the same, a little more, double, or whole blocks."""
+    sizes = st.integers(int(forced), most).map(lambda n: size + n * step)
+    if not forced:
+        sizes = st.just(size) | sizes
+    if block:
+        sizes |= st.just(-(-(size + forced) // block) * block)
+    return sizes | st.just(2 * size)
 
 
 @st.composite
@@ -184,13 +208,21 @@ def cases(
 ) -> Case:
     """A Case from the domain of this run.
 
-    family, axis: fix the family, or force one axis to grow. power_of_four: every scale
+    family, axis: fix the family, or force one axis to grow (where the run does not
+    claim it, another one). power_of_four: every scale
     of the growth is a power of two, so that nothing is rounded. features: options that
     the model must have.
     """
-    family = family or draw(st.sampled_from([f for f in FAMILIES if DOMAIN.has(f)]))
-    axis = axis if axis and DOMAIN.has(axis) else None
-    sizes = draw(old_sizes(family, features))
+    family = family or draw(st.sampled_from(families()))
+    free = growable(family)
+    if axis not in free:  # what is not claimed never grows: something else does
+        axis = draw(
+            st.sampled_from(free) if axis else st.none() | st.sampled_from(free)
+        )
+    repeated = axis == "groups" and "heads" not in free
+    sizes = draw(old_sizes(family, features + ("gqa",) * repeated))
+    grow = power_of_four_target if power_of_four else target
+    growth = grow(draw, family, sizes, axis)
     option = functools.partial(draw_option, draw, features)
     config: dict[str, Any] = {
         "vocab_size": draw(st.integers(5, 17)),
@@ -229,11 +261,10 @@ def cases(
             "tie_word_embeddings": option("tied_stablelm"),
         }
     config["rope_parameters"] = rope
-    grow = power_of_four_target if power_of_four else target
     return Case(
         family=family,
         config=config,
-        target=grow(draw, family, sizes, axis),
+        target=growth,
         seed=draw(st.integers(0, 2**20)),
         regime=draw(st.sampled_from(("loud", "small"))),
         batch=draw(st.integers(1, 2)),
@@ -275,65 +306,94 @@ def target(
     draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
 ) -> dict[str, int]:
     """Config names and sizes of a growth; axes that do not grow are left out."""
-    new = dict(sizes)
-    new["groups"] = grown_sizes(draw, sizes["groups"], "groups", most=1)
-    repeats = sizes["heads"] // sizes["groups"]
-    new["heads"] = new["groups"] * grown_sizes(draw, repeats, "heads", most=1)
+    new, free = dict(sizes), growable(family)
+    new["heads"], new["groups"] = head_counts(draw, sizes, free, axis)
     step = 2 if family == "llama" else 1
-    new["head_dim"] = grown_sizes(draw, sizes["head_dim"], "head_dim", step=step)
-    new["mlp"] = grown_sizes(draw, sizes["mlp"], "mlp")
-    if DOMAIN.has("layers"):
-        new["layers"] += draw(st.integers(0, 2))
-    if axis is not None and axis != "hidden" and new[axis] == sizes[axis]:
-        new[axis] += step if axis == "head_dim" else sizes[axis]
-        if axis == "groups":
-            new["heads"] = new["groups"] * max(repeats, new["heads"] // sizes["groups"])
-    new["hidden"] = hidden_size(draw, family, sizes, new, forced=axis == "hidden")
+    for name, by in (("head_dim", step), ("mlp", 1)):
+        if name in free:
+            forced = axis == name
+            sizes_new = larger(sizes[name], step=by, forced=forced, block=8)
+            new[name] = draw(sizes_new)
+    if "layers" in free:
+        new["layers"] += draw(st.integers(int(axis == "layers"), 2))
+    fit = stablelm_hidden if family == "stablelm" else llama_hidden
+    fit(draw, sizes, new, forced=axis == "hidden")
     return named(family, sizes, new)
 
 
-def hidden_size(
-    draw: st.DrawFn,
-    family: str,
-    sizes: dict[str, int],
-    new: dict[str, int],
-    *,
-    forced: bool,
-) -> int:
-    """A hidden size that fits the heads: free in a Llama, given in a StableLm."""
-    if family == "stablelm":
-        if forced and new["heads"] * new["head_dim"] == sizes["hidden"]:
-            if DOMAIN.has("head_dim"):
-                new["head_dim"] += 1
-            else:
-                new["heads"] += new["heads"] // new["groups"]
-                new["groups"] += 1
-        return new["heads"] * new["head_dim"]
-    least = -(-sizes["hidden"] // new["heads"])
-    if forced and least * new["heads"] == sizes["hidden"]:
-        least += 1
-    grows = DOMAIN.has("hidden") and draw(st.booleans())
-    return new["heads"] * (least + (draw(st.integers(0, 4)) if grows else 0))
+def head_counts(
+    draw: st.DrawFn, sizes: dict[str, int], free: list[str], axis: str | None
+) -> tuple[int, int]:
+    """(H', G'): groups and repeats grow; groups alone are repeated under their heads."""
+    heads, groups = sizes["heads"], sizes["groups"]
+    if "heads" not in free:
+        fits = [g for g in range(groups, heads + 1, groups) if heads % g == 0]
+        fits = fits[axis == "groups" :] if "groups" in free else fits[:1]
+        return heads, draw(st.sampled_from(fits))
+    shared = DOMAIN.has("gqa")
+    if "groups" in free:
+        forced = axis == "groups" or (axis == "heads" and not shared)
+        groups = draw(larger(groups, most=1, forced=forced))
+    repeats = heads // sizes["groups"]
+    if shared:
+        forced = axis == "heads" and groups == sizes["groups"]
+        repeats = draw(larger(repeats, most=1, forced=forced))
+    return groups * repeats, groups
+
+
+def llama_hidden(
+    draw: st.DrawFn, sizes: dict[str, int], new: dict[str, int], *, forced: bool
+) -> None:
+    """A hidden size that is a multiple of the heads, before and after, in place."""
+    heads = new["heads"]
+    if not DOMAIN.has("hidden"):
+        both = math.lcm(sizes["heads"], heads)
+        sizes["hidden"] = new["hidden"] = both * (
+            sizes["hidden"] // sizes["heads"] if both <= 24 else 1
+        )
+        return
+    least = -(-(sizes["hidden"] + forced) // heads)
+    more = st.integers(least, least + 4)
+    if 2 * sizes["hidden"] % heads == 0:
+        more |= st.just(2 * sizes["hidden"] // heads)
+    new["hidden"] = heads * (draw(more) if forced or draw(st.booleans()) else least)
+
+
+def stablelm_hidden(
+    draw: st.DrawFn, sizes: dict[str, int], new: dict[str, int], *, forced: bool
+) -> None:
+    """hidden = heads · head_dim, one of which grows along if it must, in place."""
+    del draw
+    if forced and new["heads"] * new["head_dim"] == sizes["hidden"]:
+        if DOMAIN.has("head_dim"):
+            new["head_dim"] += 1
+        elif DOMAIN.has("gqa"):
+            new["heads"] += new["groups"]
+        else:
+            new["heads"] = new["groups"] = new["heads"] + 1
+    new["hidden"] = new["heads"] * new["head_dim"]
 
 
 def power_of_four_target(
     draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
 ) -> dict[str, int]:
     """A growth whose scales √(D/D') and √(K'/K) are powers of two."""
-    new = dict(sizes)
-    both = ("heads", "head_dim", "groups")
-    claimed = [a for a in ("hidden", *both, "mlp", "layers") if DOMAIN.has(a)]
-    which = axis or draw(st.sampled_from(claimed))
-    if which in both:
-        new[which] *= 4
-        if which == "groups":
-            new["heads"] *= 4
+    new, free = dict(sizes), growable(family)
+    which = axis or draw(st.sampled_from(free))
+    if which in ("heads", "groups") and "heads" in free:
+        new["heads"] *= 4
+        if which == "groups" or not DOMAIN.has("gqa"):
+            new["groups"] *= 4
+    elif which == "head_dim":
+        new["head_dim"] *= 4
     if family == "stablelm":
         new["hidden"] = new["heads"] * new["head_dim"]
+    elif not DOMAIN.has("hidden"):
+        sizes["hidden"] = new["hidden"] = math.lcm(sizes["heads"], new["heads"])
     elif which == "hidden" or new["heads"] > sizes["heads"]:
         new["hidden"] *= 4
-    new["mlp"] += draw(st.integers(0, 4)) if DOMAIN.has("mlp") else 0
-    new["layers"] += draw(st.integers(0, 1)) if DOMAIN.has("layers") else 0
+    new["mlp"] += draw(st.integers(0, 4)) if "mlp" in free else 0
+    new["layers"] += draw(st.integers(0, 1)) if "layers" in free else 0
     return named(family, sizes, new)
 
 
@@ -362,21 +422,17 @@ def rope_types(draw: st.DrawFn, theta: float) -> dict[str, Any]:
 def needed(
     family: str, config: Mapping[str, Any], target: Mapping[str, int]
 ) -> list[str]:
-    """The features that a grower must claim for this growth to be its business.
-
-    A StableLm's hidden size is heads · head_dim: it grows by those, not by itself.
-    """
+    """The features that a grower must claim for this growth to be its business."""
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
+    heads_new = target.get(CONFIG_NAME["heads"], heads)
+    groups_new = target.get(CONFIG_NAME["groups"], groups)
     grown = {axis for axis, name in CONFIG_NAME.items() if name in target}
-    if family == "stablelm":
+    if family == "stablelm":  # head_dim = hidden / heads
         width = target.get("hidden_size", config["hidden_size"])
-        taller = (
-            width // target.get(CONFIG_NAME["heads"], heads)
-            > config["hidden_size"] // heads
-        )
-        grown = grown - {"hidden"} | ({"head_dim"} if taller else set())
+        taller = width // heads_new > config["hidden_size"] // heads
+        grown |= {"head_dim"} if taller else set()
     options = {
-        "gqa": groups < heads,
+        "gqa": groups < heads or groups_new < heads_new,
         "biases": any(
             config.get(n) for n in ("attention_bias", "mlp_bias", "use_qkv_bias")
         ),
@@ -389,28 +445,39 @@ def needed(
 
 def smallest() -> list[Case]:
     """One least case of each family in the domain: does a grower run at all?"""
-    sizes = {
-        "vocab_size": 5, "hidden_size": 4, "intermediate_size": 2,
-        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
-        "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None,
+    cases = []
+    for family in families():
+        free = growable(family)
+        sizes, new = {"hidden": 4, "heads": 1, "groups": 1, "head_dim": 4}, {}
+        match free[0]:
+            case "hidden" if family == "stablelm" and "head_dim" not in free:
+                new = {"hidden": 8, "heads": 2}
+            case "hidden":
+                new = {"hidden": 8}
+            case "heads":
+                new = {"heads": 2}
+            case "groups":
+                sizes["heads"], new = 2, {"groups": 2}
+                sizes["head_dim"] = 2 if family == "stablelm" else 4
+            case axis:
+                new = {axis: {"head_dim": 8, "mlp": 4, "layers": 2}[axis]}
+        if "heads" in new and not DOMAIN.has("gqa"):
+            new["groups"] = new["heads"]
+        cases.append(least_case(family, sizes, new))
+    return cases
+
+
+def least_case(family: str, sizes: dict[str, int], new: dict[str, int]) -> Case:
+    """A case of one layer, two neurons and two tokens, with these other sizes."""
+    sizes = {"mlp": 2, "layers": 1} | sizes
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+    if family == "stablelm":
+        rope["partial_rotary_factor"] = 0.5 if sizes["head_dim"] == 4 else 1.0
+    config = {CONFIG_NAME[axis]: size for axis, size in sizes.items()} | {
+        "vocab_size": 5, "max_position_embeddings": 64, "bos_token_id": None,
+        "eos_token_id": None, "rope_parameters": rope,
     }  # fmt: skip
-    rope = {"rope_type": "default", "rope_theta": 10000.0}
-    config = {
-        "llama": sizes | {"head_dim": 4, "rope_parameters": rope},
-        "stablelm": sizes | {"rope_parameters": rope | {"partial_rotary_factor": 0.5}},
-    }
-    growths = {
-        "hidden": {"hidden_size": 8}, "layers": {"num_hidden_layers": 2},
-        "mlp": {"intermediate_size": 4},
-        "heads": {"hidden_size": 8, "num_attention_heads": 2},
-        "groups": {
-            "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2
-        },
-        "head_dim": {"head_dim": 8},
-    }  # fmt: skip
-    claimed = next(growths[axis] for axis in growths if DOMAIN.has(axis))
-    return [
-        Case(family, config[family], claimed, 0, "loud", 1, 2)
-        for family in FAMILIES
-        if DOMAIN.has(family)
-    ]
+    if family == "stablelm":
+        del config["head_dim"]
+    target = {CONFIG_NAME[axis]: size for axis, size in new.items()}
+    return Case(family, config, target, 0, "loud", 1, 2)
