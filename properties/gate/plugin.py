@@ -350,9 +350,13 @@ class Gate:
         """Leave the score in the ledger, before it is stored."""
         result = yield
         if not self.worker:
-            reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-            ledger_of(self.config).run.score = score.tallies(reporter.stats)
+            ledger_of(self.config).run.score = score.tallies(self.stats())
         return result
+
+    def stats(self) -> dict[str, list[Any]]:
+        """pytest's word for an outcome → its reports."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        return reporter.stats
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         asked = self.judged.asked
@@ -361,8 +365,7 @@ class Gate:
             return
         if self.option.write_xfails:
             xfails.dump(self.failures.values(), Path(self.option.write_xfails))
-        stats = self.config.pluginmanager.get_plugin("terminalreporter").stats
-        self.nothing = score.nothing_judged(stats, asked)
+        self.nothing = score.nothing_judged(self.stats(), asked)
         if self.nothing and exitstatus in (0, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
