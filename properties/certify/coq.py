@@ -110,7 +110,7 @@ def coq_script(decision: Decision) -> str | None:
             facts.append(f"Lemma ff{i} : ff_ok d d' units units' ed ef tf{i}.")
             proofs.append(
                 "apply: deeper_grown; first exact: "
-                f"(@layerP A softmax mask T c m m' ed e ef isT isT edP eP efP ta{i} tf{i} {x} _ _ att{i} ff{i} n1_{i} n2_{i})."
+                f"(grown ta{i} tf{i} {x} _ _ att{i} ff{i} n1_{i} n2_{i})."
             )
             commuting += [
                 f"{n}_{i} : commutes ({n} {x}) ({n}' {i})" for n in ("n1", "n2")
@@ -118,7 +118,7 @@ def coq_script(decision: Decision) -> str | None:
         else:
             facts.append(f"Lemma silent{i} : silent_ok ta{i} tf{i}.")
             proofs.append(
-                f"apply: deeper_new; first exact: (silent_okP c m' {x} silent{i})."
+                f"apply: deeper_new; first exact: (silent_okP c m' rot' mask par {x} softmax T silent{i})."
             )
     q, n = squares["q_proj"][0] or 0, squares["norm"][0] or 0
     eps, layers = decision.eps or Fraction(1), [f"l{k}" for k in range(old.layers)]

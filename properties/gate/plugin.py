@@ -19,15 +19,18 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis.errors import Unsatisfiable
 
-from ..errors.ledger import ledger_of
+from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import AXES, CORE, DOMAIN, EXTRAS, OPTIONS, known_families
+from ..laws.domain import AXES, DOMAIN, OPTIONS, USUAL, known_families
 from ..laws.grown import Grown
-from ..laws.models import LATEST
+from ..laws.models import LATEST, latest
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
 from . import explain, score, xfails
+from .domain import FEATURES, MORE, UnknownName, narrow
+from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 
 SUITE = __name__.rsplit(".", 2)[0]  # properties, or growproof.properties
@@ -38,14 +41,6 @@ MARKERS = {
     "needs(*features)": "the law is for growers that claim these promises or features",
     **{p.name: p.says for p in (*PROMISES.values(), reference)},
 }
-FEATURES = (
-    *CORE,
-    *known_families(),
-    *EXTRAS,
-    *(p.name for p in PROMISES.values() if not p.asked_for),
-)
-MORE = (*EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
-
 # Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
 COMMON: dict[str, Any] = {
     "deadline": None,
@@ -56,6 +51,7 @@ COMMON: dict[str, Any] = {
     "backend": "hypothesis",
     "suppress_health_check": (
         HealthCheck.too_slow,  # a law builds whole models
+        HealthCheck.filter_too_much,  # a grower may decline most of what is drawn
         HealthCheck.differing_executors,
     ),
 }
@@ -107,6 +103,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"what it claims beyond the core, of: {', '.join(MORE)}",
     )
     group.addoption(
+        "--family",
+        action="append",
+        default=[],
+        metavar="FAMILY",
+        help="the families that the grower is for, e.g. qwen2,gemma2 (default: "
+        f"{', '.join(USUAL)}; all for {DEFAULT}), of: {', '.join(known_families())}",
+    )
+    group.addoption(
         "--xfails",
         metavar="FILE",
         help="expected failures, a line each: law | reason | link | expires | ceiling",
@@ -135,8 +139,35 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.freeze()  # models come and go by the thousand; what is imported does not
     try:
         config.pluginmanager.register(Gate(config), "growproof")
-    except (BrokenGrower, xfails.XfailError) as error:
+    except (BrokenGrower, UnknownName, xfails.XfailError) as error:
         raise pytest.UsageError(str(error)) from None
+
+
+# As functions: a session fixture that is a method is an error from pytest 9.2 on.
+@pytest.fixture(scope="session")
+def grower(pytestconfig: pytest.Config) -> Judged:
+    """The grower under test."""
+    return gate(pytestconfig).judged
+
+
+@pytest.fixture(scope="session", name="reference_grow")
+def reference_grower() -> Callable[..., Grown]:
+    """growproof's own grower with its options, on a case."""
+    return reference_grow
+
+
+@pytest.fixture(scope="session")
+def record_share(pytestconfig: pytest.Config) -> Callable[[int, int], None]:
+    """Count (new parameters with a gradient, new parameters) for the score page."""
+    share = gate(pytestconfig).share
+    return lambda moving, total: share.update(moving=moving, total=total)
+
+
+def gate(config: pytest.Config) -> Gate:
+    """The one Gate of this run."""
+    found = config.pluginmanager.get_plugin("growproof")
+    assert isinstance(found, Gate)
+    return found
 
 
 class Gate:
@@ -146,12 +177,17 @@ class Gate:
         option = config.option
         self.config, self.option = config, option
         self.worker = hasattr(config, "workerinput")
-        self.left_out = self.narrow(option.without, option.with_features)
+        own = option.grower in (None, DEFAULT) and not option.grower_command
+        self.left_out = narrow(
+            option.without, option.with_features, option.family, own=own
+        )
         self.chosen = self.choose()
+        self.judged = Judged(self.chosen)
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
         self.share: Counter[str] = Counter()
+        self.nothing: str | None = None
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -163,27 +199,6 @@ class Gate:
             profile=name,
             seed="derandomized" if fixed else option.hypothesis_seed,
         )
-
-    def narrow(self, without: list[str], more: list[str]) -> list[str]:
-        """Set the domain that cases are drawn from; returns what is left out."""
-        for given, known, flag in (
-            (without, FEATURES, "--without"),
-            (more, MORE, "--with"),
-        ):
-            unknown = sorted(set(given) - set(known))
-            if unknown:
-                raise xfails.XfailError(
-                    f"{flag} knows no {', '.join(unknown)}; it takes: {', '.join(known)}"
-                )
-        DOMAIN.features = (self.claimed() | set(more)) - set(without)
-        if not DOMAIN.families or not DOMAIN.features & set(AXES):
-            raise xfails.XfailError("--without leaves no family or no axis to check")
-        return without
-
-    def claimed(self) -> set[str]:
-        """What is judged unless it is left out: of growproof's own grower, all."""
-        own = self.option.grower in (None, DEFAULT) and not self.option.grower_command
-        return set(CORE) | ({*known_families(), *EXTRAS} if own else set())
 
     def choose(self) -> Grower:
         """The grower under test. Raises BrokenGrower if it cannot grow anything."""
@@ -201,7 +216,7 @@ class Gate:
 
     def pytest_report_header(self) -> list[str]:
         versions = ", ".join(
-            f"{name} {importlib.metadata.version(name)}"
+            f"{name} {version(name)}"
             for name in ("growproof", "torch", "transformers", "hypothesis")
         )
         out = ", ".join(self.left_out) or "nothing"
@@ -253,16 +268,35 @@ class Gate:
             if feature in needed or item.get_closest_marker(feature):
                 return feature
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        for name in ("family", "axis"):
-            value = str(params.get(name, ""))
+        family, axis = (str(params.get(name, "")) for name in ("family", "axis"))
+        for value in (family, axis):
             if value in (*known_families(), *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
+        if family in known_families() and axis in AXES:
+            if axis not in DOMAIN.growable(family):
+                return f"{axis} (a {family}'s cannot grow alone)"
         return None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         LATEST.clear()
         self.share.clear()
+        self.judged.refusals.clear()
         item.user_properties += score.properties(item)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Keep the item's own largest error; a law that found no example is declined."""
+        watched = score.Watched(ledger_of(self.config))
+        with recording(watched):
+            try:
+                return (yield)
+            except Unsatisfiable:
+                refusals = self.judged.refusals
+                if not refusals:
+                    raise
+                pytest.skip(f"{score.DECLINED}{refusals.most_common(1)[0][0]}")
+            finally:
+                item.user_properties.append(("worst", watched.worst))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -293,7 +327,7 @@ class Gate:
         law = law_of(getattr(item, "function", None))
         if law is None or law.promise is reference:
             return
-        case = getattr(error, "case", None) or explain.latest()
+        case = getattr(error, "case", None) or latest()
         text = explain.explain(law, error, self.chosen)
         if case is not None and self.option.repro_dir:
             path = explain.write_script(
@@ -317,31 +351,44 @@ class Gate:
                 name, message[:120] or "failed", "", expires, ceiling
             )
 
-    def pytest_sessionfinish(self) -> None:
-        if self.option.write_xfails and not self.worker:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, object, object]:
+        """Leave the score in the ledger, before it is stored."""
+        result = yield
+        if not self.worker:
+            ledger_of(self.config).run.score = score.tallies(self.stats())
+        return result
+
+    def stats(self) -> dict[str, list[Any]]:
+        """pytest's word for an outcome → its reports."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        return reporter.stats
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        asked = self.judged.asked
+        if self.worker:
+            vars(self.config)["workeroutput"]["growproof_asked"] = asked.plain()
+            return
+        if self.option.write_xfails:
             xfails.dump(self.failures.values(), Path(self.option.write_xfails))
+        self.nothing = score.nothing_judged(self.stats(), asked)
+        if self.nothing and exitstatus in (0, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        found = getattr(node, "workeroutput", {}).get("growproof_asked")
+        if found is not None:
+            self.judged.asked.merge(found)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.deselected:
             terminalreporter.section("left out")
             for reason, n in sorted(self.deselected.items()):
                 terminalreporter.line(f"{n:4d} items: {reason}")
-        score.page(terminalreporter)
-
-    @pytest.fixture(scope="session")
-    def grower(self) -> Grower:
-        """The grower under test."""
-        return self.chosen
-
-    @pytest.fixture(scope="session")
-    def reference_grow(self) -> Callable[..., Grown]:
-        """growproof's own grower with its options, on a case."""
-        return reference_grow
-
-    @pytest.fixture(scope="session")
-    def record_share(self) -> Callable[[int, int], None]:
-        """Count (new parameters with a gradient, new parameters) for the score page."""
-        return lambda moving, total: self.share.update(moving=moving, total=total)
+        score.page(terminalreporter, self.judged.asked)
+        if self.nothing:
+            terminalreporter.line(self.nothing)
 
 
 class StaleXfail(pytest.Item):
@@ -382,12 +429,22 @@ def expect(report: pytest.TestReport, entry: xfails.Expected) -> pytest.TestRepo
     return report
 
 
+def version(package: str) -> str:
+    """The installed version of a package, or that it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def probe(grower: Grower) -> None:
     """Grow the smallest model of each family. Raises BrokenGrower if none grows."""
     reasons = []
     for case in smallest():
         try:
             grower(case.model(), case.target)
+            return
+        except NotImplementedError:  # declined, which is not broken
             return
         except Exception as error:
             reasons.append(f"{case.family}: {type(error).__name__}: {error}")

@@ -7,10 +7,31 @@ from typing import Any
 
 import pytest
 
-from ..errors.ledger import ledger_of
+from ..errors.ledger import Comparison, Ledger, Loss, Tally
 from ..laws.registry import law_of
+from ..laws.domain import AXES
+from .judged import Asked
 
-COLUMNS = ("passed", "failed", "expected", "skipped")
+COLUMNS = ("passed", "failed", "errors", "expected", "declined", "skipped")
+OUTCOMES = {"error": "errors", "xfailed": "expected"}  # pytest's words
+DECLINED = "declined: "
+
+
+class Watched(Ledger):
+    """A ledger that hands everything on to that of the run, and keeps the largest ratio."""
+
+    def __init__(self, book: Ledger) -> None:
+        super().__init__(run=book.run)
+        self.book, self.worst = book, 0.0
+
+    def add(self, comparison: Comparison) -> None:
+        """Hand a comparison on."""
+        self.worst = max(self.worst, comparison.ratio)
+        self.book.add(comparison)
+
+    def add_loss(self, loss: Loss) -> None:
+        """Hand a loss on."""
+        self.book.add_loss(loss)
 
 
 def properties(item: pytest.Item) -> list[tuple[str, object]]:
@@ -19,51 +40,109 @@ def properties(item: pytest.Item) -> list[tuple[str, object]]:
     if law is None:
         return []
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    axis = str(params.get("axis", ""))
     return [
         ("law", law.name),
         ("promise", law.promise.name),
         ("family", str(params.get("family", "all"))),
-        ("axis", str(params.get("axis", "all"))),
+        ("axis", axis if axis in AXES else "all"),
         ("tier", law.tier),
     ]
 
 
-def page(reporter: Any) -> None:
-    """Print the score page of this run's reports."""
-    rows: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    tiers: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    laws: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    shares = []
-    for column, outcome in zip(
-        COLUMNS, ("passed", "failed", "xfailed", "skipped"), strict=True
-    ):
-        for report in reporter.stats.get(outcome, []):
-            found = dict(getattr(report, "user_properties", ()))
-            if not found.get("promise"):
-                continue
-            key = (found["promise"], found["family"], found["axis"])
-            rows[key][column] += 1
-            tiers[key].add(found["tier"])
-            laws[key].add(found["law"])
-            shares += [v for k, v in report.user_properties if k == "share"]
-    if not rows:
+def nothing_judged(stats: dict[str, list[Any]], asked: Asked) -> str | None:
+    """Why this run is no verdict, in a sentence, or None where it is one."""
+    errors = [r for r in stats.get("error", []) if hasattr(r, "when")]
+    if stats.get("failed"):
+        return None
+    if errors:
+        first = errors[0]
+        return (
+            f"no verdict: {len(errors)} tests could not be set up, the first of them "
+            f"{first.nodeid.rpartition('::')[2]} ({first.when}): that is a fault of the "
+            "suite or of its environment, not of the grower"
+        )
+    if asked.declined and not asked.calls["growths"]:
+        reason, n = asked.declined.most_common(1)[0]
+        return (
+            f"no verdict: the grower declined all {asked.declined.total()} growths, {n} "
+            f"times with: {reason}. Leave out what it does not claim, --without FEATURE"
+        )
+    return None
+
+
+def column(report: Any, outcome: str) -> str:
+    """The column that a report is counted in."""
+    if outcome == "skipped" and DECLINED in str(report.longrepr):
+        return "declined"
+    return OUTCOMES.get(outcome, outcome)
+
+
+Key = tuple[str, str, str]  # promise, family, axis
+
+
+def rows(stats: dict[str, list[Any]]) -> dict[Key, list[tuple[str, dict[str, Any]]]]:
+    """promise, family, axis → (column, properties) of every report, in order."""
+    found: dict[Key, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for outcome in ("passed", "failed", "error", "xfailed", "skipped"):
+        for report in stats.get(outcome, []):
+            told = dict(getattr(report, "user_properties", ()))
+            if told.get("promise"):
+                key = (told["promise"], told["family"], told["axis"])
+                found[key].append((column(report, outcome), told))
+    return dict(sorted(found.items()))
+
+
+def tallies(stats: dict[str, list[Any]]) -> list[Tally]:
+    """The score page as the ledger keeps it."""
+    return [
+        Tally(promise=p, family=f, axis=a, **Counter(name for name, _ in reports))
+        for (p, f, a), reports in rows(stats).items()
+    ]
+
+
+def page(reporter: Any, asked: Asked) -> None:
+    """Print the score page of this run's reports, each row with its own largest error."""
+    table = rows(reporter.stats)
+    if not table:
         return
     reporter.section("score")
-    line = "{:<13}{:<9}{:<29}{:>7}{:>7}{:>9}{:>8}  {:<19}{:>10}"
-    reporter.line(
-        line.format("promise", "family", "axis", *COLUMNS, "tier", "max error")
-    )
-    errors = ledger_of(reporter.config)
-    worst = {law: max(r.ratio for r in rs) for law, rs in errors.laws.items()}
-    for key in sorted(rows):
-        error = max((worst.get(law, 0.0) for law in laws[key]), default=0.0)
-        cells = (rows[key][column] for column in COLUMNS)
-        names = ", ".join(sorted(tiers[key]))
+    used = {name for reports in table.values() for name, _ in reports}
+    shown = [name for name in COLUMNS if name == "passed" or name in used]
+    line = "{:<13}{:<9}{:<9}" + "{:>9}" * len(shown) + "  {:<18}{:>9}"
+    head = ("promise", "family", "axis", *shown, "tier", "max error")
+    reporter.line(line.format(*head))
+    for key, reports in table.items():
+        counts = Counter(name for name, _ in reports)
+        tiers = "+".join(sorted({told["tier"] for _, told in reports}))
+        worst = max(told.get("worst", 0.0) for _, told in reports)
+        cells = [counts[name] for name in shown]
+        error = f"{worst:.2g}" if worst else "–"
+        reporter.line(line.format(*key, *cells, tiers, error))
+    for text in domain(asked):
+        reporter.line(text)
+    shares = [told["share"] for r in table.values() for _, told in r if "share" in told]
+    if new := sum(total for _, total in shares):
+        moving = sum(moving for moving, _ in shares)
         reporter.line(
-            line.format(*key, *cells, names, f"{error:.2g}" if error else "–")
+            f"new parameters with a gradient at the first step: {moving / new:.1%}"
         )
-    if shares:
-        moving, total = (sum(s[i] for s in shares) for i in (0, 1))
-        reporter.line(
-            f"new parameters with a gradient at the first step: {moving / total:.1%}"
-        )
+
+
+def domain(asked: Asked) -> list[str]:
+    """What was drawn: a verdict is told with its domain."""
+    lines = []
+    if asked.calls:
+        axes = ", ".join(f"{axis} {n}" for axis, n in asked.axes.items() if n)
+        sizes = ", ".join(f"{name} {n}" for name, n in asked.largest.items())
+        lines = [
+            f"domain: {', '.join(sorted(asked.families))} in "
+            f"{', '.join(sorted(asked.dtypes))}, up to {sizes}",
+            f"growths judged: {asked.calls['growths']}, of {axes}; nothing to grow in "
+            f"{asked.calls['nothing to grow']} more",
+        ]
+    for reason, n in asked.declined.most_common(3):
+        lines.append(f"declined {n}: {reason}")
+    if len(asked.declined) > 3:
+        lines.append(f"declined for {len(asked.declined) - 3} other reasons as well")
+    return lines

@@ -5,16 +5,24 @@ Theorems that prove a law are named there; here stand those that no law cites.
 
 from .registry import Claim
 
-AXES = Claim("Reshape, pad, reshape back is scattering along a strictly increasing map")
-ROTARY = Claim("Rotary pairs, angles and factors survive a larger head_dim")
+AXES = Claim(
+    "Reshape, pad, reshape back is scattering along a strictly increasing map",
+    ("dealt_map",),
+)
+ROTARY = Claim(
+    "Rotary pairs, angles and factors survive a larger head_dim",
+    ("between_map", "between_rotary_pads", "frequencies_between"),
+)
 INSERTION = Claim(
     "A zero inserted into an ordered sum is an exact no-op, in floats too",
     ("zero_insertion", "float_laws", "powers_of_two", "ieee_zero_insertion",
      "ieee_without_overflow"),
 )  # fmt: skip
 LINEAR = Claim("Linear layers and biases map padded to padded")
-ATTENTION = Claim("Attention maps padded hidden states to padded hidden states")
-MLP = Claim("The gated MLP maps padded to padded, for any activation")
+ATTENTION = Claim(
+    "Attention maps padded hidden states to padded hidden states", ("attention_dealt",)
+)
+MLP = Claim("The MLP, gated or plain, maps padded to padded, for any activation")
 RMS_NORM = Claim(
     "RMSNorm is exact with weight·√(D/D') and ε·D/D', and not without the latter",
 )

@@ -1,5 +1,5 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
-  Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
+  Dealt Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
   Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
@@ -10,12 +10,18 @@ Goal True. idtac "1 key_value_map:". Abort.
 Print Assumptions key_value_map.
 Goal True. idtac "1 rotary_halves_map:". Abort.
 Print Assumptions rotary_halves_map.
+Goal True. idtac "1 between_map:". Abort.
+Print Assumptions between_map.
 Goal True. idtac "1 reshape_pad_flatten:". Abort.
 Print Assumptions reshape_pad_flatten.
 Goal True. idtac "1 partial_rotary_pads:". Abort.
 Print Assumptions partial_rotary_pads.
 Goal True. idtac "1 full_rotary_pads:". Abort.
 Print Assumptions full_rotary_pads.
+Goal True. idtac "1 between_rotary_pads:". Abort.
+Print Assumptions between_rotary_pads.
+Goal True. idtac "1 dealt_map:". Abort.
+Print Assumptions dealt_map.
 Goal True. idtac "2 zero_insertion:". Abort.
 Print Assumptions zero_insertion.
 Goal True. idtac "3 linear_padded:". Abort.
@@ -26,10 +32,14 @@ Goal True. idtac "4 scores_kept:". Abort.
 Print Assumptions scores_kept.
 Goal True. idtac "4 new_heads_silent:". Abort.
 Print Assumptions new_heads_silent.
+Goal True. idtac "4 attention_dealt:". Abort.
+Print Assumptions attention_dealt.
 Goal True. idtac "4 score_scale_field:". Abort.
 Print Assumptions score_scale_field.
 Goal True. idtac "4 frequencies_kept:". Abort.
 Print Assumptions frequencies_kept.
+Goal True. idtac "4 frequencies_between:". Abort.
+Print Assumptions frequencies_between.
 Goal True. idtac "5 mlp_padded:". Abort.
 Print Assumptions mlp_padded.
 Goal True. idtac "5 mlp_new_units_zero:". Abort.

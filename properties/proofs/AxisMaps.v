@@ -135,6 +135,17 @@ split=> [//|a b a_lt b_lt|k k_lt]; first exact: emb_inj sP a_lt b_lt.
 by rewrite /splitmap k_lt ltnNge leq_addl /= addnK addnC.
 Qed.
 
+(** MAIN 1 between_map: Putting m - 1 new lanes behind each lane of a head is a
+    strictly increasing map in range, and it keeps the rotary pairs: lanes k and
+    k + K/2 become lanes m k and m k + m K/2. *)
+Theorem between_map m K : 0 < m -> ~~ odd K ->
+  emb K (m * K) (muln m) /\ forall k, m * (k + K./2) = m * k + (m * K)./2.
+Proof.
+move=> m_gt0 K_even; split=> [|k].
+  by split=> [k|i j ij _]; rewrite ltn_pmul2l.
+by rewrite -{2}(even_half K_even) addnn -mul2n mulnCA mul2n doubleK mulnDr.
+Qed.
+
 Section Reshape.
 Variable A : arith.
 Implicit Types (x : vec A).

@@ -6,26 +6,35 @@ Unset Strict Implicit.
 Unset Printing Implicit Defensive.
 
 (******************************************************************************)
-(*  layer == two norms (any maps of a vector), attention and MLP weights.     *)
-(*  model == the sizes, the position map, the score scale, the activation,    *)
-(*           parallel or sequential residual, embedding, layers, last norm,   *)
-(*           lm_head.                                                         *)
+(* The normal form: one decoder of which every family is a value.             *)
+(*                                                                            *)
+(*  layer == maps before (n1, n2) and after (p1, p2) attention and MLP: a norm*)
+(*           where there is one, id where there is none, a residual multiplier*)
+(*           in p1 and p2; norms of q and k; rotary and mask of this layer;   *)
+(*           the weights.                                                     *)
+(*  model == the sizes, the score scale, activation and gating, parallel or   *)
+(*           sequential residual; embedding, its multiplier, positions;       *)
+(*           layers, last norm, lm_head, its bias, and what becomes of logits.*)
+(*           Parallel with one norm: n2 is n1.                                *)
 (*  residual m tok == the stream of T tokens tok after the last layer.        *)
 (*    logits m tok == lm_head of the last norm of it.                         *)
-(*        silent_layer == its writers (o_proj, down_proj, biases) are zero.   *)
+(*        silent_layer == it adds zero to every lane of every stream.         *)
 (*  deeper gr si s s' == s' is s with each layer grown (gr), and with any     *)
 (*           number of new layers (si) put anywhere.                          *)
 (*  model_grown P == m' is a growth of m; P holds of every stream of m, and   *)
-(*           the norms have to commute with padding on such streams only.     *)
+(*           the norms have to commute with padding on such streams only. The *)
+(*           head may take back a factor f that the last norm leaves.         *)
 (******************************************************************************)
 
 Record layer (A : arith) := Layer {
-  n1 : vec A -> vec A; n2 : vec A -> vec A; att : attn A; ff : mlp_weights A }.
+  n1 : vec A -> vec A; p1 : vec A -> vec A; n2 : vec A -> vec A; p2 : vec A -> vec A;
+  qn : vec A -> vec A; kn : vec A -> vec A; rot : nat -> vec A -> vec A;
+  mask : nat -> nat -> A -> A; att : attn A; ff : mlp_weights A }.
 
 Record model (A : arith) := Model {
-  dm : dims; units : nat; rot : nat -> vec A -> vec A; scale : A -> A;
-  act : A -> A; parallel : bool;
-  table : mat A; layers : seq (layer A); nf : vec A -> vec A; lm_head : mat A }.
+  dm : dims; units : nat; scale : A -> A; act : A -> A; gated : bool; parallel : bool;
+  times : A -> A; table : mat A; positions : option (mat A); layers : seq (layer A);
+  nf : vec A -> vec A; lm_head : mat A; lm_bias : vec A; cap : A -> A }.
 
 Inductive deeper (S S' : Type) (gr : S -> S' -> Prop) (si : S' -> Prop) :
     seq S -> seq S' -> Prop :=
@@ -47,70 +56,89 @@ exact: deeper_new (sif _ l_si) (IHs sQ).
 Qed.
 
 Section Decoder.
-Variables (A : arith) (softmax : seq A -> seq A).
-Variables (mask : nat -> nat -> A -> A) (T : nat).
+Variables (A : arith) (softmax : seq A -> seq A) (T : nat).
 Implicit Types (m : model A) (l : layer A).
 
-Definition att_out m l := attention softmax mask T (dm m) (rot m) (scale m) (att l).
-Definition ff_out m l := mlp (act m) (hid (dm m)) (units m) (ff l).
+Definition att_out m l := attention softmax (mask l) T (dm m) (rot l) (scale m)
+  (qn l) (kn l) (att l).
+Definition ff_out m l := mlp (gated m) (act m) (hid (dm m)) (units m) (ff l).
 
 Definition block m (x : mat A) l : mat A :=
-  let a t i := x t i +. att_out m l (fun t => n1 l (x t)) t i in
-  fun t i => a t i +. ff_out m l (if parallel m then n1 l (x t) else n2 l (a t)) i.
+  let a t i := x t i +. p1 l (att_out m l (fun t => n1 l (x t)) t) i in
+  fun t i => a t i +. p2 l (ff_out m l (n2 l (if parallel m then x t else a t))) i.
 
-Definition residual m (tok : nat -> nat) : mat A :=
-  foldl (block m) (fun t => table m (tok t)) (layers m).
+Definition embedded m t v : vec A := fun i =>
+  let: x := times m (table m v i) in if positions m is Some q then x +. q t i else x.
+Definition start m (tok : nat -> nat) : mat A := fun t => embedded m t (tok t).
+Definition residual m tok : mat A := foldl (block m) (start m tok) (layers m).
 Definition logits m tok : mat A := fun t v =>
-  dot (hid (dm m)) (lm_head m v) (nf m (residual m tok t)).
+  cap m (affine (hid (dm m)) (lm_head m) (lm_bias m) (nf m (residual m tok t)) v).
 
 Definition silent_layer m l :=
+  (forall x t i, i < hid (dm m) -> p1 l (att_out m l x t) i = zero)
+  /\ (forall x i, i < hid (dm m) -> p2 l (ff_out m l x) i = zero).
+
+(** Writers that are zero make a layer silent, if what follows them keeps zero. *)
+Lemma silent_writers m l :
+  (forall y, (forall i, i < hid (dm m) -> y i = zero) ->
+    forall i, i < hid (dm m) -> p1 l y i = zero /\ p2 l y i = zero) ->
   [/\ forall i a, i < hid (dm m) -> wo (att l) i a = zero,
       forall i, i < hid (dm m) -> bo (att l) i = zero,
       forall i u, i < hid (dm m) -> wd (ff l) i u = zero
-    & forall i, i < hid (dm m) -> bd (ff l) i = zero].
+    & forall i, i < hid (dm m) -> bd (ff l) i = zero] -> silent_layer m l.
+Proof.
+move=> pP [wo0 bo0 wd0 bd0]; split=> [x t|x] i i_lt.
+  apply: (proj1 (pP _ _ i i_lt)) => j j_lt; rewrite /att_out /attention /affine bo0 //.
+  by rewrite addx0 /dot osum0 // => a _; rewrite wo0 ?mul0x.
+apply: (proj2 (pP _ _ i i_lt)) => j j_lt; rewrite /ff_out /mlp /affine bd0 //.
+by rewrite addx0 /dot osum0 // => a _; rewrite wd0 ?mul0x.
+Qed.
 
 Lemma silent_block m l x t i : silent_layer m l -> i < hid (dm m) ->
   block m x l t i = x t i.
-Proof.
-case=> wo0 bo0 wd0 bd0 i_lt.
-rewrite /block /att_out /ff_out /mlp /attention /affine /dot.
-rewrite bo0 // bd0 // !addx0 !osum0 ?addx0 // => a _.
-  by rewrite wd0 ?mul0x.
-by rewrite wo0 ?mul0x.
-Qed.
+Proof. by case=> a0 f0 i_lt; rewrite /block a0 // f0 // !addx0. Qed.
 
 Section Grown.
-Variables (P : vec A -> Prop) (V : nat) (ed e ef ev : nat -> nat) (c : A -> A).
+Variables (P : vec A -> Prop) (V : nat) (ed hm e ef ev : nat -> nat) (c f : A -> A).
 Variables (m m' : model A).
 Let d := dm m. Let d' := dm m'.
 
 Definition norm_grown (n n' : vec A -> vec A) := forall x x',
   P x -> padded (hid d) (hid d') ed x x' -> padded (hid d) (hid d') ed (n x) (n' x').
+Definition pads (p p' : vec A -> vec A) := forall x x',
+  padded (hid d) (hid d') ed x x' -> padded (hid d) (hid d') ed (p x) (p' x').
 
 Record layer_grown l l' := LayerGrown {
   n1_grown : norm_grown (n1 l) (n1 l');
   n2_grown : norm_grown (n2 l) (n2 l');
-  att_grown : attn_free d d' ed e c (att l) (att l');
-  ff_grown : mlp_free (act m) (hid d) (hid d') (units m) (units m') ed ef
+  p1_grown : pads (p1 l) (p1 l');
+  p2_grown : pads (p2 l) (p2 l');
+  rot_grown : forall t, respects (lane d) (lane d') e (rot l t) (rot l' t);
+  rot_c : forall t u k, rot l t (fun k => c (u k)) k = c (rot l t u k);
+  mask_same : mask l' = mask l;
+  att_grown : attn_grown d d' ed hm e c (qn l) (qn l') (kn l) (kn l') (att l) (att l');
+  ff_grown : mlp_free (gated m) (act m) (hid d) (hid d') (units m) (units m') ed ef
     (ff l) (ff l');
-  att_P : forall x t, P (att_out m l x t);
-  ff_P : forall x, P (ff_out m l x) }.
+  att_P : forall x t, P (p1 l (att_out m l x t));
+  ff_P : forall x, P (p2 l (ff_out m l x)) }.
 
 Record model_grown := ModelGrown {
-  grp_le : grp d <= grp d'; rep_le : rep d <= rep d';
-  hidP : emb (hid d) (hid d') ed; laneP : emb (lane d) (lane d') e;
-  unitsP : emb (units m) (units m') ef;
-  rot_grown : forall t, respects (lane d) (lane d') e (rot m t) (rot m' t);
-  c_exact : homothety c;
-  c_scale : forall s, scale m' (c s) = scale m s;
-  c_rot : forall t u k, rot m t (fun k => c (u k)) k = c (rot m t u k);
-  act_same : act m' = act m; parallel_same : parallel m' = parallel m;
-  table_grown : forall v, v < V ->
-    padded (hid d) (hid d') ed (table m v) (table m' (ev v));
+  hidP : emb (hid d) (hid d') ed; headsP : emb (hds d) (hds d') hm;
+  laneP : emb (lane d) (lane d') e; unitsP : emb (units m) (units m') ef;
+  c_exact : homothety c; c_scale : forall s, scale m' (c s) = scale m s;
+  act_same : act m' = act m; gated_same : gated m' = gated m;
+  parallel_same : parallel m' = parallel m; cap_same : cap m' = cap m;
+  table_grown : forall v, v < V -> padded (hid d) (hid d') ed
+    (fun i => times m (table m v i)) (fun i => times m' (table m' (ev v) i));
+  positions_grown : match positions m, positions m' with
+    | Some q, Some q' => forall t, t < T -> padded (hid d) (hid d') ed (q t) (q' t)
+    | None, None => True | _, _ => False end;
   layers_grown : deeper layer_grown (silent_layer m') (layers m) (layers m');
-  nf_grown : norm_grown (nf m) (nf m');
-  head_old : agree2 V (hid d) ev ed (lm_head m) (lm_head m');
-  P_table : forall v, v < V -> P (table m v);
+  nf_grown : norm_grown (fun x i => f (nf m x i)) (nf m');
+  head_old : forall v i y, v < V -> i < hid d ->
+    lm_head m' (ev v) (ed i) *. f y = lm_head m v i *. y;
+  bias_old : agree V ev (lm_bias m) (lm_bias m');
+  P_start : forall t v, v < V -> P (embedded m t v);
   P_add : forall x y, P x -> P y -> P (fun i => x i +. y i) }.
 
 Hypothesis mP : model_grown.
@@ -132,15 +160,17 @@ Proof.
 move=> lP xP t t_lt; have [Px xx] := xP t t_lt.
 have aa : padded (hid d) (hid d') ed (att_out m l (fun t => n1 l (x t)) t)
                                      (att_out m' l' (fun t => n1 l' (x' t)) t).
-  apply: (attention_grown _ _ (grp_le mP) (rep_le mP) (hidP mP) (laneP mP)
-    (rot_grown mP) (c_exact mP) (c_scale mP) (c_rot mP) (att_grown lP)) => // t' t'_lt.
+  rewrite /att_out (mask_same lP).
+  apply: (attention_grown softmax (mask l) (hidP mP) (headsP mP) (laneP mP)
+    (rot_grown lP) (c_exact mP) (c_scale mP) (rot_c lP) (att_grown lP)) => // t' t'_lt.
   by have [Px' xx'] := xP t' t'_lt; apply: (n1_grown lP).
+have pa := padded_add xx (p1_grown lP aa).
 have Pa := P_add mP Px (att_P lP (fun t => n1 l (x t)) t).
 split; first by apply: (P_add mP) => //; apply: (ff_P lP).
-apply: padded_add (padded_add xx aa) _; rewrite /ff_out (act_same mP)
-  (parallel_same mP).
+apply: (padded_add pa); apply: (p2_grown lP); rewrite /ff_out (act_same mP)
+  (gated_same mP) (parallel_same mP).
 apply: (mlp_grown (hidP mP) (unitsP mP) (ff_grown lP)).
-by case: ifP => _; [apply: (n1_grown lP) | apply: (n2_grown lP) (padded_add xx aa)].
+by case: ifP => _; [apply: (n2_grown lP Px xx) | apply: (n2_grown lP Pa pa)].
 Qed.
 
 Lemma layers_streams s s' x x' : deeper layer_grown (silent_layer m') s s' ->
@@ -158,29 +188,36 @@ Variable tok : nat -> nat.
 Hypothesis tok_lt : forall t, t < T -> tok t < V.
 Let tok' t := ev (tok t).
 
-Lemma start_streams : streams (fun t => table m (tok t)) (fun t => table m' (tok' t)).
+Lemma start_streams : streams (start m tok) (start m' tok').
 Proof.
-by move=> t t_lt; split; [apply: (P_table mP) | apply: (table_grown mP)]; apply: tok_lt.
+move=> t t_lt; split; first exact/(P_start mP)/tok_lt.
+have := table_grown mP (tok_lt t_lt); have := positions_grown mP.
+rewrite /start /embedded /tok'; case: (positions m) (positions m') => [q|] [q'|] // qP.
+by move/padded_add; apply; apply: qP.
 Qed.
 
-(** MAIN 8 decoder_padded: After the last layer of a grown decoder, sequential
-    or parallel, with any number of silent layers added anywhere, the residual
-    is the old one, padded. *)
+(** MAIN 8 decoder_padded: After the last layer of a grown decoder of the normal
+    form, with any number of silent layers added anywhere, the residual is the
+    old one, padded. *)
 Theorem decoder_padded t : t < T ->
   padded (hid d) (hid d') ed (residual m tok t) (residual m' tok' t).
 Proof.
 by move/(layers_streams (layers_grown mP) start_streams) => -[].
 Qed.
 
-(** MAIN 8 decoder_logits: A grown decoder, sequential or parallel, with any
-    number of silent layers added anywhere, has the logits of the old one. *)
+(** MAIN 8 decoder_logits: A grown decoder of the normal form (norms before, after
+    or around a block, sequential or parallel, gated or plain, with norms of q and
+    k, multipliers, biases, positions, windows, repeated or dealt key/value heads),
+    with any number of silent layers added anywhere, has the logits of the old
+    one. *)
 Theorem decoder_logits t v : t < T -> v < V ->
   logits m' tok' t (ev v) = logits m tok t v.
 Proof.
 move=> t_lt v_lt; have [Px xx] := layers_streams (layers_grown mP) start_streams t_lt.
-have [nn n0] := nf_grown mP Px xx; apply: (zero_insertion (hidP mP) _ nn).
-  by move=> i i_lt; apply: (head_old mP).
-by move=> j j_lt j_off; right; apply: n0.
+have [nn n0] := nf_grown mP Px xx; rewrite /logits (cap_same mP) /affine (bias_old mP) //.
+congr (cap m (_ +. _)); apply: (@osum_insert A _ _ ed) (hidP mP) _.
+split=> [i i_lt|j j_lt j_off]; first by rewrite nn ?(head_old mP).
+by rewrite n0 ?mulx0.
 Qed.
 
 End Grown.

@@ -38,13 +38,15 @@ Proof. by move=> eP; apply/(padE _ _ eP). Qed.
 
 Section Model.
 Variables (A : arith) (N : Type) (norm : N -> vec A -> vec A) (d : dims) (F : nat).
-Variables (rot : nat -> vec A -> vec A) (scale act : A -> A) (parallel : bool).
+Variables (rot : nat -> vec A -> vec A) (mask : nat -> nat -> A -> A).
+Variables (scale act : A -> A) (parallel : bool).
 
 Definition layer_of (l : weights A N) : layer A :=
-  Layer (norm (norm1 l)) (norm (norm2 l)) (attw l) (mlpw l).
+  Layer (norm (norm1 l)) id (norm (if parallel then norm1 l else norm2 l)) id id id
+    rot mask (attw l) (mlpw l).
 Definition decoder_of (k : checkpoint A N) : model A :=
-  Model d F rot scale act parallel (embedding k) (map layer_of (blocks k))
-    (norm (last_norm k)) (head_w k).
+  Model d F scale act true parallel id (embedding k) None
+    (map layer_of (blocks k)) (norm (last_norm k)) (head_w k) (fun=> zero) id.
 
 End Model.
 
@@ -72,7 +74,7 @@ Definition grow_mlp (p : mlp_weights A) : mlp_weights A := MlpWeights
   (scatter F D id id (wg p)) (pad F id (bg p)) (scatter F D id id (wu p)) (pad F id (bu p))
   (scatter D F id id (wd p)) (pad D id (bd p)).
 
-Lemma grow_attn_scattered p : attn_scattered d d' id e c p (grow_attn p).
+Lemma grow_attn_scattered p : attn_scattered d d' id e c id p (grow_attn p).
 Proof. by split; try exact: pad_padded; apply: scatterP. Qed.
 
 Lemma grow_mlp_scattered p : mlp_scattered D D' F F' id id p (grow_mlp p).
@@ -92,31 +94,38 @@ Definition grown_layers := deeper (fun l l' => l' = grow_layer l) silent_weights
 Definition grow k s : checkpoint A N := Checkpoint (fun v => pad D id (embedding k v)) s
   (gn (last_norm k)) (fun v => pad D id (head_w k v)).
 
-Variables (softmax : seq A -> seq A) (mask : nat -> nat -> A -> A) (T V : nat).
+Variables (softmax : seq A -> seq A) (T V : nat).
 Variables (P : vec A -> Prop) (norm norm' : N -> vec A -> vec A).
-Variables (rot rot' : nat -> vec A -> vec A) (scale scale' act : A -> A) (par : bool).
+Variables (rot rot' : nat -> vec A -> vec A) (mask : nat -> nat -> A -> A).
+Variables (scale scale' act : A -> A) (par : bool).
 Hypotheses (cP : homothety c) (scaleP : forall z, scale' (c z) = scale z).
 Hypothesis rot_c : forall t u i, rot t (fun i => c (u i)) i = c (rot t u i).
 Hypothesis rotP : forall t, respects (lane d) (lane d') e (rot t) (rot' t).
 Variables (k : checkpoint A N) (s : seq (weights A N)).
-Let m := decoder_of norm d F rot scale act par k.
-Let m' := decoder_of norm' d' F' rot' scale' act par (grow k s).
+Let m := decoder_of norm d F rot mask scale act par k.
+Let m' := decoder_of norm' d' F' rot' mask scale' act par (grow k s).
+Let build := layer_of norm rot mask par.
 Hypothesis normP : forall w, norm_grown P id m m' (norm w) (norm' (gn w)).
 Hypothesis P_embedding : forall v, P (embedding k v).
 Hypothesis P_writes : List.Forall (fun l =>
-  (forall x t, P (att_out softmax mask T m (layer_of norm l) x t))
-  /\ forall x, P (ff_out m (layer_of norm l) x)) (blocks k).
+  (forall x t, P (att_out softmax T m (build l) x t))
+  /\ forall x, P (ff_out m (build l) x)) (blocks k).
 Hypothesis P_sum : forall x y, P x -> P y -> P (fun i => x i +. y i).
 
-Lemma grow_is_growth :
-  grown_layers (blocks k) s -> model_grown softmax mask T P V id e id id c m m'.
+Lemma grow_is_growth : grown_layers (blocks k) s ->
+  model_grown softmax T P V id (headmap (rep d) (rep d')) e id id c id m m'.
 Proof.
 move=> sP; split=> //=; try exact: emb_id.
+- exact: headmap_emb.
 - by move=> v _; apply: pad_padded.
-- apply: deeper_map P_writes sP => [l _ [Pa Pf] ->|//]; split=> //=.
-  + exact: scattered_free (grow_attn_scattered _).
+- apply: deeper_map P_writes sP => [l _ [Pa Pf] ->|l l_silent]; last first.
+    by apply: (@silent_writers A softmax T m') => // y y0 i /y0.
+  split=> //=.
+  + by case: par.
+  + exact: scattered_grown (grow_attn_scattered _).
   exact: mlp_scattered_free (grow_mlp_scattered _).
-by move=> v i _ i_lt /=; rewrite (pad_at _ hidP).
+- by move=> v i y _ i_lt /=; rewrite (pad_at _ hidP).
+by move=> t v _; apply: P_embedding.
 Qed.
 
 End Grow.
@@ -139,9 +148,9 @@ Definition over_root n (s : R) : R := s / Num.sqrt n%:R.
 Definition layernorm D eps (w : (nat -> R) * (nat -> R)) := ln D eps w.1 w.2.
 
 Definition llama d F eps theta := @decoder_of A _ (rms (hid d) eps) d F
-  (rope theta (lane d)) (over_root (lane d)) act false.
+  (rope theta (lane d)) mask (over_root (lane d)) act false.
 Definition stablelm d F eps theta n parallel := @decoder_of A _ (layernorm (hid d) eps)
-  d F (rope theta n) (over_root (lane d)) act parallel.
+  d F (rope theta n) mask (over_root (lane d)) act parallel.
 
 Definition centre_layer D (l : weights A ((nat -> R) * (nat -> R))) : weights A _ :=
   Weights (norm1 l) (norm2 l) (centred_attn D (attw l)) (centred_mlp D (mlpw l)).
@@ -192,13 +201,13 @@ Qed.
     anywhere) has the logits of the old one. *)
 Theorem llama_lossless (k : checkpoint A (nat -> R)) s : ~~ odd K -> ~~ odd K' ->
   llama_layers (blocks k) s -> forall t v, (t < T)%N -> (v < V)%N ->
-  logits softmax mask T
+  logits softmax T
     (llama d' F' (eps * r) (power theta (K'%:R / K%:R)) (grow_llama k s)) tok t v
-  = logits softmax mask T (llama d F eps theta k) tok t v.
+  = logits softmax T (llama d F eps theta k) tok t v.
 Proof.
 move=> K_even K'_even sP t v t_lt v_lt.
 have [eP _ _] := rotary_halves_map K_even K'_even K_le.
-apply: (@decoder_logits A softmax mask T (fun=> True) V id _ id id c) => //.
+apply: (@decoder_logits A softmax T (fun=> True) V id _ _ id id c id) => //.
 apply: (grow_is_growth (e := splitmap K K') (c := c)) sP => // [u i|u|w|].
 - exact: rope_c.
 - by apply: full_rotary_pads; rewrite ?oppr0 // => i _; rewrite frequency_kept.
@@ -213,18 +222,18 @@ Qed.
     the logits of the old one. *)
 Theorem stablelm_lossless k s n par : (n <= K)%N ->
   stablelm_layers (blocks (centre_all D k)) s -> forall t v, (t < T)%N -> (v < V)%N ->
-  logits softmax mask T
+  logits softmax T
     (stablelm d' F' (eps * r) theta n par (grow_stablelm (centre_all D k) s)) tok t v
-  = logits softmax mask T (stablelm d F eps theta n par k) tok t v.
+  = logits softmax T (stablelm d F eps theta n par k) tok t v.
 Proof.
 move=> n_le sP t v t_lt v_lt; set m := stablelm d F _ _ _ _ k.
-have [P_emb P_att P_ff P_sum] := @centred_streams R T softmax mask m D_gt0.
+have [P_emb P_att P_ff P_sum] := @centred_streams R T softmax m D_gt0.
 have blind_ln z : mean_blind m (layernorm D eps z) by apply: layernorm_mean_blind.
 have mE : centred m = stablelm d F eps theta n par (centre_all D k).
   by rewrite /centred /stablelm /decoder_of /= -!map_comp.
-apply: (@layernorm_decoder_lossless R softmax mask T V id id id id c m) => //.
-- by move=> u; apply: partial_rotary_pads.
-- by apply: Forall_map => l; split; apply: blind_ln.
+apply: (@layernorm_decoder_lossless R softmax T V id _ id id id c id m) => //.
+- apply: Forall_map => l; split=> // [||u]; try exact: blind_ln.
+  exact: partial_rotary_pads.
 - exact: blind_ln.
 rewrite mE; apply: (grow_is_growth (e := id) (c := c)) sP => //=.
 - exact: emb_id.
@@ -233,8 +242,9 @@ rewrite mE; apply: (grow_is_growth (e := id) (c := c)) sP => //=.
 - move=> z x x' x0 xP; apply: layernorm_zero_mean => //; first exact: emb_id.
     exact: grow_weightE.
   exact/pad_padded/emb_id.
+- by move=> i; apply: mean_centre.
 apply: Forall_map => l; rewrite -/(stablelm d F eps theta n par _) -mE.
-pose l0 : layer A := @layer_of A _ (layernorm D eps) l.
+pose l0 : layer A := @layer_of A _ (layernorm D eps) (rope theta n) mask par l.
 by split=> [x u|x]; [apply: (P_att l0 x u) | apply: (P_ff l0 x)].
 Qed.
 

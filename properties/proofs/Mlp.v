@@ -6,8 +6,9 @@ Unset Strict Implicit.
 Unset Printing Implicit Defensive.
 
 (******************************************************************************)
-(*  mlp f D F p x == the gated MLP: down (f (gate x) *. up x), D lanes to D   *)
-(*                   through F units, f any activation.                       *)
+(*  mlp g f D F p x == the MLP, D lanes to D through F units, f any           *)
+(*                   activation: down (f (gate x) *. up x) if it is gated     *)
+(*                   (g), else down (f (up x)).                               *)
 (*  mlp_scattered == p' is p scattered along the axes, zero elsewhere.        *)
 (*       mlp_free == as much as is needed of that: see Freedom.v.             *)
 (******************************************************************************)
@@ -16,10 +17,11 @@ Record mlp_weights (A : arith) := MlpWeights {
   wg : mat A; bg : vec A; wu : mat A; bu : vec A; wd : mat A; bd : vec A }.
 
 Section Mlp.
-Variables (A : arith) (f : A -> A).
+Variables (A : arith) (gated : bool) (f : A -> A).
 
 Definition hidden D (p : mlp_weights A) x : vec A := fun u =>
-  f (affine D (wg p) (bg p) x u) *. affine D (wu p) (bu p) x u.
+  let: up := affine D (wu p) (bu p) x u in
+  if gated then f (affine D (wg p) (bg p) x u) *. up else f up.
 Definition mlp D F p x := affine F (wd p) (bd p) (hidden D p x).
 
 Variables (D D' F F' : nat) (ed ef : nat -> nat).
@@ -35,8 +37,8 @@ Record mlp_free (p p' : mlp_weights A) := MlpFree {
   bd_pad : padded D D' ed (bd p) (bd p');
   unit_silent : forall u, u < F' -> ~~ img F ef u ->
     [\/ forall i, i < D' -> wd p' i u = zero,
-        zero_row D ed (wu p') u /\ bu p' u = zero
-      | [/\ f zero = zero, zero_row D ed (wg p') u & bg p' u = zero]] }.
+        [/\ gated \/ f zero = zero, zero_row D ed (wu p') u & bu p' u = zero]
+      | [/\ gated, f zero = zero, zero_row D ed (wg p') u & bg p' u = zero]] }.
 
 Record mlp_scattered (p p' : mlp_weights A) := MlpScattered {
   gate_at : scattered F F' D D' ef ed (wg p) (wg p');
@@ -62,9 +64,10 @@ move=> pP xP; have hid_old : agree F ef (hidden D p x) (hidden D' p' x').
 have hid_new i u : i < D' -> u < F' -> ~~ img F ef u ->
     wd p' i u = zero \/ hidden D' p' x' u = zero.
   move=> i_lt u_lt u_off; rewrite /hidden.
-  case: (unit_silent pP u_lt u_off) => [W0|[W0 b0]|[f0 W0 b0]].
+  case: (unit_silent pP u_lt u_off) => [W0|[f0 W0 b0]|[-> f0 W0 b0]].
   - by left; apply: W0.
-  - by right; rewrite [X in _ *. X](affine_zero xP.2 W0 b0) mulx0.
+  - right; rewrite (affine_zero xP.2 W0 b0) mulx0; case: f0 => [->//|->].
+    by rewrite if_same.
   by right; rewrite [X in f X](affine_zero xP.2 W0 b0) f0 mul0x.
 split=> [i i_lt|i i_lt i_off]; rewrite /mlp /affine.
   rewrite (bd_pad pP).1 //; congr (_ +. _).
@@ -77,20 +80,20 @@ case: (boolP (img F ef u)) => [/imgP[u0 u0_lt <-]|u_off].
 by case: (hid_new i u i_lt u_lt u_off) => ->; rewrite (mul0x, mulx0).
 Qed.
 
-(** MAIN 5 mlp_padded: A gated MLP whose weights are scattered along the axes
-    maps padded hidden states to padded hidden states, for any activation. *)
+(** MAIN 5 mlp_padded: An MLP, gated or plain, whose weights are scattered along
+    the axes maps padded hidden states to padded hidden states, for any activation. *)
 Theorem mlp_padded p p' x x' : mlp_scattered p p' -> padded D D' ed x x' ->
   padded D D' ed (mlp D F p x) (mlp D' F' p' x').
 Proof. by move/mlp_scattered_free; apply: mlp_grown. Qed.
 
 (** MAIN 5 mlp_new_units_zero: Each new unit of a zero-filled gated MLP is zero, for
     any activation, f 0 = 0 or not, since the gate is multiplied by up. *)
-Theorem mlp_new_units_zero p p' x x' : mlp_scattered p p' -> padded D D' ed x x' ->
+Theorem mlp_new_units_zero p p' x x' : gated -> mlp_scattered p p' -> padded D D' ed x x' ->
   off F F' ef (hidden D' p' x').
 Proof.
-move=> pP xP u u_lt u_off; have W0 := scattered_row edP (up_at pP) u_lt u_off.
+move=> g pP xP u u_lt u_off; have W0 := scattered_row edP (up_at pP) u_lt u_off.
 have b0 := (bu_at pP).2 u u_lt u_off.
-by rewrite /hidden [X in _ *. X](affine_zero xP.2 W0 b0) mulx0.
+by rewrite /hidden g [X in _ *. X](affine_zero xP.2 W0 b0) mulx0.
 Qed.
 
 End Mlp.

@@ -31,8 +31,8 @@ Theorem naive_pad_false (p := Attn (unit_at 0 0) nobias (unit_at 0 0) nobias
                                    (unit_at 1 0) nobias (unit_at 1 1) nobias) :
   u *. (nth zero (softmax [:: scale zero; scale zero]) 1 *. u)
     <> u *. (nth zero (softmax [:: scale' zero; scale' u]) 1 *. u) ->
-  ~ padded 2 4 id (attention softmax nomask 2 (Dims 2 2 1 1) norot scale p x 1)
-                  (attention softmax nomask 2 (Dims 4 2 1 2) norot scale' p x 1).
+  ~ padded 2 4 id (attention softmax nomask 2 (Dims 2 2 1 1) norot scale id id p x 1)
+                  (attention softmax nomask 2 (Dims 4 2 1 2) norot scale' id id p x 1).
 Proof.
 move=> differ [/(_ 1 isT) same _]; apply: differ; move: same.
 by simplify_all => ->.
@@ -45,8 +45,8 @@ Theorem unscaled_query_false (p := Attn (unit_at 0 0) nobias (unit_at 0 0) nobia
                                         (unit_at 0 0) nobias (unit_at 0 0) nobias) :
   u *. (nth zero (softmax [:: scale zero; scale u]) 1 *. u)
     <> u *. (nth zero (softmax [:: scale' zero; scale' u]) 1 *. u) ->
-  ~ padded 1 1 id (attention softmax nomask 2 (Dims 1 1 1 1) norot scale p x 1)
-                  (attention softmax nomask 2 (Dims 1 1 1 4) norot scale' p x 1).
+  ~ padded 1 1 id (attention softmax nomask 2 (Dims 1 1 1 1) norot scale id id p x 1)
+                  (attention softmax nomask 2 (Dims 1 1 1 4) norot scale' id id p x 1).
 Proof.
 move=> differ [/(_ 0 isT) same _]; apply: differ; move: same.
 by simplify_all => ->.

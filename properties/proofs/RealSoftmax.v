@@ -48,8 +48,8 @@ Theorem naive_pad_softmax
                       (unit_at u 1 0) (fun=> zero) (unit_at u 1 1) (fun=> zero))
     (x := unit_at u 1 0) :
   ~ @padded reals 2 4 id
-      (@attention reals softmax nomask 2 (Dims 2 2 1 1) norot (over 1) p x 1)
-      (@attention reals softmax nomask 2 (Dims 4 2 1 2) norot (over 2) p x 1).
+      (@attention reals softmax nomask 2 (Dims 2 2 1 1) norot (over 1) id id p x 1)
+      (@attention reals softmax nomask 2 (Dims 4 2 1 2) norot (over 2) id id p x 1).
 Proof.
 apply: naive_pad_false => [|/=]; first exact: Rmult_1_l.
 rewrite !over0 => /softmax_inj; rewrite /over /u /Rdiv Rmult_1_l => E.
@@ -64,8 +64,8 @@ Theorem unscaled_query_softmax
                       (unit_at u 0 0) (fun=> zero) (unit_at u 0 0) (fun=> zero))
     (x := unit_at u 1 0) :
   ~ @padded reals 1 1 id
-      (@attention reals softmax nomask 2 (Dims 1 1 1 1) norot (over 1) p x 1)
-      (@attention reals softmax nomask 2 (Dims 1 1 1 4) norot (over 4) p x 1).
+      (@attention reals softmax nomask 2 (Dims 1 1 1 1) norot (over 1) id id p x 1)
+      (@attention reals softmax nomask 2 (Dims 1 1 1 4) norot (over 4) id id p x 1).
 Proof.
 apply: unscaled_query_false => [|/=]; first exact: Rmult_1_l.
 rewrite !over0 => /softmax_inj; rewrite /over /u sqrt_1.

@@ -106,4 +106,34 @@ rewrite !u_off ?img_split ?j_h ?mul0x ?addx0 // ?(leq_ltn_trans (leq_subr _ _)) 
 by rewrite (leq_gtF h_j).
 Qed.
 
+(** MAIN 1 between_rotary_pads: Full rotary commutes with putting m - 1 new lanes
+    behind each lane of a head, lane k to lane m k, if new pair m k turns as old
+    pair k does; the other new frequencies are free. *)
+Theorem between_rotary_pads m K cos sin cos' sin' : ~~ odd K -> 0 < m ->
+  agree K./2 (muln m) cos cos' -> agree K./2 (muln m) sin sin' ->
+  respects K (m * K) (muln m) (rotary K cos sin) (rotary (m * K) cos' sin').
+Proof.
+move=> K_even m_gt0 coss sins.
+have half : (m * K)./2 = m * K./2 by rewrite -{1}(even_half K_even) addnn -mul2n
+  mulnCA mul2n doubleK.
+have imgE j : j < m * K -> img K (muln m) j = (m %| j).
+  move=> j_lt; apply/imgP/dvdnP => [[k _ <-]|[k j_eq]]; first by exists k; rewrite mulnC.
+  by exists k; rewrite ?[m * k]mulnC -?j_eq // -(@ltn_pmul2l m) // mulnC -j_eq.
+split=> [u u' uu k k_K | u' u_off j j_K].
+  rewrite /rotary half !ltn_pmul2l // -!mulnDr -!mulnBr k_K.
+  case: ifP => k_h; first by rewrite !uu ?half_add // coss ?sins.
+  have k_lt : k - K./2 < K./2 by rewrite ltn_subLR ?even_half // leqNgt k_h.
+  by rewrite !uu ?(leq_ltn_trans (leq_subr _ _) k_K) // coss ?sins.
+have z j0 : j0 < m * K -> ~~ (m %| j0) -> u' j0 = zero.
+  by move=> j0_lt j0_off; rewrite u_off ?imgE.
+rewrite imgE // /rotary half j_K => j_off.
+have mD : m %| m * K./2 by apply: dvdn_mulr.
+case: ifP => j_h.
+  have jh_lt : j + m * K./2 < m * K by rewrite -half half_add ?half.
+  by rewrite !z ?dvdn_addl // !mul0x opp0 addx0.
+have j_ge : m * K./2 <= j by rewrite leqNgt j_h.
+have jh_lt := leq_ltn_trans (leq_subr (m * K./2) j) j_K.
+by rewrite !z ?dvdn_subl // !mul0x addx0.
+Qed.
+
 End Rotary.

@@ -204,16 +204,21 @@ def check(arguments: Sequence[str]) -> int:
         command += ["-m", "law"]
     if rest and re.fullmatch(r"[\w.]+:[\w.]+", rest[0]):
         command += ["--grower", rest.pop(0)]
-    if prefix.startswith("growproof."):
-        ini = Path(__file__).with_name("pytest.ini")
-        command += ["-c", str(ini), f"--rootdir={ini.parent}"]
-        if "no:cacheprovider" not in rest:  # a wheel's own folder may be read-only
-            command += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache'}"]
-        command += ["-p", f"{prefix}.gate.plugin"]
+    ini = Path(__file__).with_name("pytest.ini")
+    command += [
+        "-c",
+        str(ini),
+        f"--rootdir={laws.parent}",
+        "-p",
+        f"{prefix}.gate.plugin",
+    ]
+    if "no:cacheprovider" not in rest:  # a wheel's own folder may be read-only
+        command += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache'}"]
     if not any(is_within(argument, laws) for argument in rest):
         command.append(str(laws))
     # xdist workers do not get the current directory from `python -m`
-    path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH"))))
+    here = [os.getcwd(), *((str(laws.parent),) if prefix == "properties" else ())]
+    path = os.pathsep.join(filter(None, (*here, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(command + rest, env=os.environ | {"PYTHONPATH": path})
     return USAGE if done.returncode == NOTHING_COLLECTED else done.returncode
 

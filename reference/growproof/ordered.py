@@ -6,15 +6,16 @@ float64. Zero-padding is then exact in it, bit for bit. An operator that is not 
 be exact is an error that names it.
 """
 
-from collections.abc import Callable, Generator
+import functools
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, _decomp, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from growproof import spelled
 from growproof.spelled import NotOrdered
@@ -23,7 +24,7 @@ from growproof.spelled import NotOrdered
 ELEMENTWISE = frozenset(
     """abs atan ceil clamp clamp_max clamp_min cos div eq erf erfc exp expm1 floor ge gt
     isfinite isinf isnan le log log10 log1p log2 logical_and logical_not logical_or lt
-    masked_fill maximum minimum mul ne neg reciprocal relu round sign sin sqrt tan tanh
+    masked_fill maximum minimum mul ne neg reciprocal relu round sgn sign sin sqrt tan tanh
     threshold threshold_backward trunc where""".split()  # noqa: SIM905
 )
 
@@ -37,6 +38,15 @@ MOVED = frozenset(
     roll scalar_tensor scatter select select_backward select_scatter slice slice_backward
     slice_scatter sort split split_with_sizes squeeze stack t topk transpose tril triu
     unbind unfold unsqueeze view zero zeros zeros_like""".split()  # noqa: SIM905
+)
+
+# Of these names, but reading bits anew, or adding up.
+NOT_MOVED = (
+    "aten.view.dtype",
+    "aten.scatter.reduce",
+    "aten.scatter.value_reduce",
+    "aten.scatter_.reduce",
+    "aten.scatter_.value_reduce",
 )
 
 SPELLED: dict[str, Callable[..., Any]] = {
@@ -83,6 +93,32 @@ TAKEN_APART = frozenset(
 FORMULAS: dict[Any, Callable[..., Any]] = _decomp.decomposition_table  # pyright: ignore
 
 
+@dataclass(frozen=True)
+class Operator:
+    """An aten operator's name without overload and `_`, and what it does to memory."""
+
+    name: str
+    writes: bool  # into its first argument
+    views: bool  # its first argument
+    known: bool  # False for the exceptions to the names
+
+
+@functools.cache
+def operator(func: Any) -> Operator:
+    """What the schema of an operator's overload says."""
+    schema = func._schema
+    namespace, name = schema.name.split("::")
+    name = name.removesuffix("_") if schema.is_mutable else name
+    aliases = any(result.alias_info for result in schema.returns)
+    return Operator(
+        name=name if namespace == "aten" else schema.name,
+        writes=schema.is_mutable,
+        views=aliases and not schema.is_mutable,
+        known=str(func) not in NOT_MOVED
+        and not any(argument.is_out for argument in schema.arguments),
+    )
+
+
 class Ordered(TorchDispatchMode):
     """Every operator below autograd: moved or elementwise, spelled out, or refused."""
 
@@ -90,33 +126,51 @@ class Ordered(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """The value of `func`, in float64 and index order."""
-        kwargs = wide_kwargs(kwargs or {})
-        name, writes = name_of(func), func._schema.is_mutable
-        check(func, args, kwargs)
-        if is_view(func) and name in MOVED:
+        op, kwargs = operator(func), wide_kwargs(kwargs or {})
+        inputs = tensors((*args, *kwargs.values()))
+        check(func, op, args, inputs)
+        if op.views and op.name in MOVED:
             return func(*args, **kwargs)
-        inputs = widened(args[1:] if writes else args)
-        args, kwargs = (*args[:1], *inputs) if writes else inputs, widened(kwargs)
-        if name in ELEMENTWISE or name in MOVED:
+        if any(is_narrow(x.dtype) for x in inputs):
+            args, kwargs = widened(args), {k: widened(v) for k, v in kwargs.items()}
+        if op.name in ELEMENTWISE or op.name in MOVED:
             return func(*args, **kwargs)
-        if not any_float((args, kwargs)):
+        if not any(x.is_floating_point() for x in inputs):
             out = func(*args, **kwargs)
-            if not any_float(out):  # integers add up the same in any order
-                return out
-        if name in SPELLED:
-            out = SPELLED[name](*args, **kwargs)
-            return args[0].copy_(out) if writes else out
-        return self.taken_apart(func, args, kwargs)
+            if not any(x.is_floating_point() for x in tensors((out,))):
+                return out  # integers add up the same in any order
+        if op.name in SPELLED:
+            out = SPELLED[op.name](*args, **kwargs)
+            return args[0].copy_(out) if op.writes else out
+        return self.taken_apart(func, op, args, kwargs)
 
-    def taken_apart(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def taken_apart(self, func: Any, op: Operator, args: Any, kwargs: Any) -> Any:
         """The value of `func` by its parts; what has none is refused."""
         with self:
-            if name_of(func) in TAKEN_APART:
+            if op.name in TAKEN_APART:
                 return FORMULAS[func](*args, **kwargs)
             out = func.decompose(*args, **kwargs)
         if out is NotImplemented:
             raise refusal(func, "is not known to be exact: spell it out")
         return out
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and to say so would import the compiler."""
+        return False
+
+
+def check(func: Any, op: Operator, args: Any, inputs: list[Tensor]) -> None:
+    """Refuse other devices, complex numbers, and writing into narrow floats."""
+    for x in inputs:
+        if x.device.type != "cpu":
+            raise refusal(func, f"is on {x.device}: sums are in index order on a CPU")
+        if x.is_complex():
+            raise refusal(func, "has complex numbers")
+    if not op.known:
+        raise refusal(func, "is not known to be exact")
+    if op.writes and is_narrow(args[0].dtype):
+        raise refusal(func, f"writes into {args[0].dtype}: make the model .double()")
 
 
 class Constants(TorchFunctionMode):
@@ -158,7 +212,7 @@ def wide_constants(model: Any) -> Generator[None]:
     try:
         for name, module in model.named_modules():
             buffers = constants(module)
-            if any_float(buffers):
+            if any(x.is_floating_point() for x in buffers.values()):
                 kept.append((module, buffers))
                 module._buffers.update(made_anew(name, module))
         yield
@@ -187,39 +241,9 @@ def made_anew(name: str, module: Any) -> dict[str, Tensor]:
     )
 
 
-def name_of(func: Any) -> str:
-    """The operator without its overload, and without the mark of writing in place."""
-    namespace, name = func._schema.name.split("::")
-    if namespace != "aten":
-        return f"{namespace}::{name}"
-    return name.removesuffix("_") if func._schema.is_mutable else name
-
-
-def check(func: Any, args: Any, kwargs: Any) -> None:
-    """Refuse other devices, complex numbers, and writing into narrow floats."""
-    leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    for x in leaves:
-        if x.device.type != "cpu":
-            raise refusal(
-                func, f"got a tensor on {x.device}: sums are in order on a CPU"
-            )
-        if x.is_complex():
-            raise refusal(func, "got complex numbers")
-    if func is torch.ops.aten.view.dtype or "out" in kwargs:
-        raise refusal(func, "is not known to be exact")
-    if func._schema.is_mutable and is_narrow(getattr(args[0], "dtype", None)):
-        raise refusal(func, f"writes into {args[0].dtype}: make the model .double()")
-
-
 def refusal(func: Any, why: str) -> NotOrdered:
     """The error that names an operator."""
     return NotOrdered(f"under growproof.ordered() {func} {why}")
-
-
-def is_view(func: Any) -> bool:
-    """Whether the result shares its input's memory."""
-    returns = func._schema.returns
-    return not func._schema.is_mutable and any(r.alias_info for r in returns)
 
 
 def is_narrow(dtype: Any) -> bool:
@@ -229,18 +253,22 @@ def is_narrow(dtype: Any) -> bool:
     )
 
 
-def any_float(tree: Any) -> bool:
-    """Whether a tensor in it is floating."""
-    return any(
-        isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(tree)
-    )
+def tensors(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among an operator's arguments, or in lists among them."""
+    found: list[Tensor] = []
+    for x in values:
+        if isinstance(x, Tensor):
+            found.append(x)
+        elif isinstance(x, list | tuple):
+            found.extend(tensors(cast("list[Any]", x)))
+    return found
 
 
-def widened(tree: Any) -> Any:
-    """Its narrow tensors in float64, which changes no value."""
-    return tree_map_only(
-        Tensor, lambda x: x.double() if is_narrow(x.dtype) else x, tree
-    )
+def widened(x: Any) -> Any:
+    """Narrow floats in float64, which changes no value."""
+    if isinstance(x, list | tuple):
+        return [widened(each) for each in cast("list[Any]", x)]
+    return x.double() if isinstance(x, Tensor) and is_narrow(x.dtype) else x
 
 
 def wide_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,21 @@ class NotOrdered(RuntimeError):
     """An operator whose value may depend on the order of a sum or on places."""
 
 
+# Float64 entries that stay in a cache: of all products at once, or of one block of sums.
+PRODUCTS, BLOCK = 1 << 17, 1 << 16
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """((0 + a₀b₀) + a₁b₁) + … : (…, M, N) × (…, N, P) → (…, M, P)."""
+    if a.numel() * b.shape[-1] <= PRODUCTS:
+        return total(a.unsqueeze(-2) * b.mT.unsqueeze(-3), -1)
+    blocks = math.ceil(a.shape[:-1].numel() * b.shape[-1] / BLOCK)
+    parts = torch.chunk(b, blocks, -1)
+    return torch.cat([summed(a, part.contiguous()) for part in parts], -1)
+
+
+def summed(a: Tensor, b: Tensor) -> Tensor:
+    """The same product, one column of a and one row of b at a time."""
     out = a.new_zeros((*a.shape[:-1], b.shape[-1]))
     product = torch.empty_like(out)
     columns, rows = a.unsqueeze(-1).unbind(-2), b.unsqueeze(-3).unbind(-2)
@@ -85,9 +98,12 @@ def total(
     dims = [dim] if isinstance(dim, int) else dim or range(x.ndim)
     axes = sorted({d % x.ndim for d in dims}) if x.ndim else []
     kept = [d for d in range(x.ndim) if d not in axes]
-    lines = x.double().permute(*kept, *axes).reshape(*(x.shape[d] for d in kept), -1)
-    # torch's running sum on a CPU is a loop; a leading zero sums what is empty
-    out = torch.nn.functional.pad(lines, (1, 0)).cumsum(-1)[..., -1]
+    count = math.prod(x.shape[d] for d in axes)
+    lines = (
+        x.double().permute([*kept, *axes]).reshape([x.shape[d] for d in kept] + [count])
+    )
+    # torch's running sum is a loop over 0 + x₀ + x₁ + … on a CPU
+    out = lines.cumsum(-1)[..., -1].contiguous() if count else lines.sum(-1)
     for d in axes if keepdim else ():
         out = out.unsqueeze(d)
     return out

@@ -1,0 +1,67 @@
+"""What is claimed: the features of a run, and the domain that cases are drawn from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from ..laws.domain import AXES, CONFIG_NAME, CORE, DOMAIN, EXTRAS, known_families
+from ..laws.registry import PROMISES
+
+FEATURES = (*CORE, *known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if not p.asked_for))
+MORE = (*known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
+SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
+
+
+class UnknownName(ValueError):
+    """A name that nothing has, with the nearest one that something has."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`, did you mean …?`, or nothing where no known word is like it."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def names(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
+    """Features as they were given: several options, commas, transformers' spellings.
+
+    Raises UnknownName for one that `flag` does not take.
+    """
+    words = [w.strip() for text in given for w in text.split(",") if w.strip()]
+    found = [SPELLINGS.get(w.lstrip("-").replace("-", "_"), w) for w in words]
+    for word in found:
+        if word not in known:
+            hint = nearest(word, [*known, *SPELLINGS])
+            raise UnknownName(
+                f"{flag} knows no {word}{hint or '.'} It takes: {', '.join(known)}"
+            )
+    return found
+
+
+def narrow(
+    without: Sequence[str],
+    more: Sequence[str],
+    family: Sequence[str] = (),
+    *,
+    own: bool = False,
+) -> list[str]:
+    """Set the domain that cases are drawn from; returns what is left out.
+
+    family: the families that the grower is for, in place of the usual ones. own: the
+    grower is growproof's own, which claims every family and option. Raises UnknownName for a feature that is none, or where nothing is left to grow.
+    """
+    left_out = names(without, FEATURES, "--without")
+    claimed = names(more, MORE, "--with")
+    usual = set(CORE) | ({*known_families(), *EXTRAS} if own else set())
+    if family:
+        usual -= set(known_families())
+        usual |= set(names(family, known_families(), "--family"))
+    DOMAIN.features = (usual | set(claimed)) - set(left_out)
+    if not DOMAIN.families:
+        raise UnknownName(
+            f"--without {','.join(left_out)} leaves nothing that can grow: of "
+            f"{', '.join(AXES)} one must stay, in a family (a StableLm's hidden size is "
+            "heads · head_dim, and grows with one of them)"
+        )
+    return left_out

@@ -1,0 +1,100 @@
+"""The grower as the laws call it: what it declines is drawn around, and all is counted."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import currently_in_test_context, reject
+
+from ..laws.domain import CONFIG_NAME
+from ..laws.models import LATEST
+from .loading import DEFAULT, Grower
+
+NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class Asked:
+    """What a run asked of a grower: growths by axis, largest sizes, what it declined."""
+
+    calls: Counter[str] = field(default_factory=Counter)  # growths, judged, identity
+    axes: Counter[str] = field(default_factory=Counter)
+    declined: Counter[str] = field(default_factory=Counter)
+    dtypes: Counter[str] = field(default_factory=Counter)
+    families: Counter[str] = field(default_factory=Counter)
+    largest: dict[str, int] = field(default_factory=dict)
+
+    def judged(self, model: Any, target: Mapping[str, int]) -> None:
+        """Count one growth that was made, with its sizes."""
+        config = model.config
+        self.calls["growths" if target else "nothing to grow"] += 1
+        self.dtypes[str(model.dtype).removeprefix("torch.")] += 1
+        self.families[config.model_type] += 1
+        seen = {"vocabulary": config.vocab_size}
+        for axis, name in CONFIG_NAME.items():
+            old = getattr(config, name, None) or 0
+            self.axes[axis] += target.get(name, old) > old
+            seen[axis] = max(target.get(name, old), old)
+        if LATEST:
+            seen["tokens"] = LATEST[0].tokens
+        self.bound(seen)
+
+    def refused(self, said: str, times: int = 1) -> None:
+        """Count a refusal under the first one that says the same of other numbers."""
+        like = (known for known in self.declined if same_but_numbers(known, said))
+        self.declined[next(like, said)] += times
+
+    def bound(self, seen: Mapping[str, int]) -> None:
+        """Keep the largest of each size."""
+        for name, size in seen.items():
+            self.largest[name] = max(size, self.largest.get(name, 0))
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what another process counted."""
+        for name in ("calls", "axes", "dtypes", "families"):
+            getattr(self, name).update(other[name])
+        for said, times in other["declined"].items():
+            self.refused(said, times)
+        self.bound(other["largest"])
+
+    def plain(self) -> dict[str, Any]:
+        """The counts as plain dictionaries, to be sent."""
+        return {name: dict(counts) for name, counts in vars(self).items()}
+
+
+def same_but_numbers(a: str, b: str) -> bool:
+    """Whether two refusals differ in their numbers alone."""
+    return NUMBER.sub("", a) == NUMBER.sub("", b)
+
+
+class Judged:
+    """grow(model, target) for the laws: a refusal rejects the example, and is counted."""
+
+    def __init__(self, grower: Grower) -> None:
+        self.grower, self.name = grower, grower.name
+        self.asked = Asked()
+        self.refusals: Counter[str] = Counter()  # of the law that is running
+
+    def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
+        """The grown model; a declined target ends the example, not the law."""
+        try:
+            with warnings.catch_warnings():
+                if self.name != DEFAULT:  # a warning is no verdict on somebody's grower
+                    warnings.simplefilter("ignore")
+                grown = self.grower(model, target)
+        except NotImplementedError as refusal:
+            said = (str(refusal).splitlines() or [""])[0].strip() or "no reason given"
+            self.refusals[said] += 1
+            self.asked.refused(said)
+        else:
+            self.asked.judged(model, target)
+            return grown
+        if currently_in_test_context():
+            reject()
+        pytest.skip(f"declined: {said}")
