@@ -8,7 +8,12 @@ from collections.abc import Iterable, Sequence
 from ..laws.domain import AXES, CONFIG_NAME, CORE, DOMAIN, EXTRAS, known_families
 from ..laws.registry import PROMISES
 
-FEATURES = (*CORE, *known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if not p.asked_for))
+FEATURES = (
+    *CORE,
+    *known_families(),
+    *EXTRAS,
+    *(p.name for p in PROMISES.values() if not p.asked_for),
+)
 MORE = (*known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
 SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
 

@@ -272,9 +272,9 @@ class Gate:
         for value in (family, axis):
             if value in (*known_families(), *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
-        if family in known_families() and axis in AXES:
-            if axis not in DOMAIN.growable(family):
-                return f"{axis} (a {family}'s cannot grow alone)"
+        alone = family in known_families() and axis in AXES
+        if alone and axis not in DOMAIN.growable(family):
+            return f"{axis} (a {family}'s cannot grow alone)"
         return None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

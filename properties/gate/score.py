@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ..errors.ledger import Comparison, Ledger, Loss, Tally
-from ..laws.registry import law_of
 from ..laws.domain import AXES
+from ..laws.registry import law_of
 from .judged import Asked
 
 COLUMNS = ("passed", "failed", "errors", "expected", "declined", "skipped")

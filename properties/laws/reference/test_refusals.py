@@ -129,7 +129,9 @@ def test_unknown_names_and_families() -> None:
         vocab_size=11, hidden_size=16, intermediate_size=12, num_hidden_layers=1,
         num_attention_heads=4,
     )  # fmt: skip
-    with pytest.raises(GrowthError, match=r"cannot grow hiden_size: only .*hidden_size"):
+    with pytest.raises(
+        GrowthError, match=r"cannot grow hiden_size: only .*hidden_size"
+    ):
         plan_model(config, {"hiden_size": 32})
     with pytest.raises(GrowthError, match=r"no table for model type 'bert'.*register"):
         decoder_of(BertConfig())
