@@ -50,10 +50,9 @@ def first_wrong_tap(grown: Grown) -> str:
     return "none: every tap is the padded old one"
 
 
-def explain(law: Law, error: BaseException, grower: Any) -> str:
-    """The whole explanation of a failed law, as text."""
+def explain(law: Law, case: Case | None, grower: Any) -> str:
+    """The whole explanation of a law that failed on this case, as text."""
     lines = [f"law: {law.sentence}"]
-    case = getattr(error, "case", None) or strategies.latest()
     if case is None:
         return lines[0]
     lines.append(f"case: {describe(case)}")

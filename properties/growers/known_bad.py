@@ -24,7 +24,16 @@ from growproof.padding import Table, grow_state
 from growproof.shape import Growth
 from torch import Tensor
 
+from ..laws import (
+    test_attention,
+    test_decoder,
+    test_hygiene,
+    test_mlp,
+    test_norms,
+    test_training,
+)
 from ..laws.checks import Grown
+from ..laws.registry import Test
 
 State = dict[str, Tensor]
 Target = Mapping[str, int]
@@ -35,17 +44,14 @@ class Fault:
     """A grower with one fault: grow(model, target) like any other.
 
     law, reason: the test that must reject it, and what its message must say (a regular
-    expression). source: where the fault was found. features: domain features that it
-    needs to show. function: whether the grown function differs; if not, a certificate
+    expression). function: whether the grown function differs; if not, a certificate
     may say yes. table, state, config, model: the change, each given the growth.
     """
 
     name: str
     says: str
-    law: str
+    law: Test
     reason: str
-    source: str = "own"
-    features: tuple[str, ...] = ()
     function: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     table: Callable[[Table, Growth], Table] | None = None
@@ -473,60 +479,59 @@ def attention(name: str) -> str:
     return rf"layers\.\d+\.({name})\b"
 
 
-PROJECTIONS = "test_projections_are_padded"
-ROTARY = "test_rotary_keeps_pairs_and_frequencies"
-SCORES = "test_scores_keep_their_scale"
-ATTENTION = "test_attention_maps_padded_to_padded"
-GATE = "test_gate_and_up_are_padded"
-MLP = "test_mlp_maps_padded_to_padded"
-NORMS = "test_norms_are_unchanged"
-EPS = "test_eps_grows_along"
-LANES = "test_new_lanes_are_zero_at_every_tap"
-NEW_LAYERS = "test_new_layers_add_nothing"
-EMBEDDING = "test_embedding_is_padded"
-HEAD = "test_head_ignores_new_lanes"
-LOGITS = "test_logits_are_unchanged"
+PROJECTIONS = test_attention.test_projections_are_padded
+ROTARY = test_attention.test_rotary_keeps_pairs_and_frequencies
+SCORES = test_attention.test_scores_keep_their_scale
+ATTENTION = test_attention.test_attention_maps_padded_to_padded
+GATE = test_mlp.test_gate_and_up_are_padded
+MLP = test_mlp.test_mlp_maps_padded_to_padded
+NORMS = test_norms.test_norms_are_unchanged
+EPS = test_norms.test_eps_grows_along
+LANES = test_decoder.test_new_lanes_are_zero_at_every_tap
+NEW_LAYERS = test_decoder.test_new_layers_add_nothing
+EMBEDDING = test_decoder.test_embedding_is_padded
+HEAD = test_decoder.test_head_ignores_new_lanes
+LOGITS = test_decoder.test_logits_are_unchanged
 
 QKV = r"[qkv]_proj\.(weight|bias)"
-ARTICLE, FIELD = "article", "field.md"
 
 FAULTS: tuple[Fault, ...] = (
     # the article's steps, each left out or done wrong
     Fault(name="naive_padding", says="q, k, v padded at the end, heads ignored",
-          law=PROJECTIONS, reason=attention("query|key|value"), source=ARTICLE,
+          law=PROJECTIONS, reason=attention("query|key|value"),
           state=prefix(QKV)),
     Fault(name="naive_query", says="q alone padded at the end",
-          law=PROJECTIONS, reason=attention("query"), source=ARTICLE,
+          law=PROJECTIONS, reason=attention("query"),
           state=prefix(r"q_proj\.(weight|bias)")),
     Fault(name="naive_key", says="k alone padded at the end",
-          law=PROJECTIONS, reason=attention("key"), source=ARTICLE,
+          law=PROJECTIONS, reason=attention("key"),
           state=prefix(r"k_proj\.(weight|bias)")),
     Fault(name="naive_value", says="v alone padded at the end",
-          law=PROJECTIONS, reason=attention("value"), source=ARTICLE,
+          law=PROJECTIONS, reason=attention("value"),
           state=prefix(r"v_proj\.(weight|bias)")),
     Fault(name="naive_output", says="o_proj padded at the end, not transposed into heads",
-          law=ATTENTION, reason=attention("attention"), source=ARTICLE,
+          law=ATTENTION, reason=attention("attention"),
           state=prefix(r"o_proj\.weight")),
     Fault(name="naive_bias", says="q, k, v biases padded at the end, weights right",
-          law=PROJECTIONS, reason=attention("query|key|value"), source=ARTICLE,
-          features=("biases",), state=prefix(r"[qkv]_proj\.bias")),
+          law=PROJECTIONS, reason=attention("query|key|value"),
+          state=prefix(r"[qkv]_proj\.bias")),
     Fault(name="norm_unscaled", says="no √(D/D') on any norm weight",
-          law=NORMS, reason="layernorm|norm", source=ARTICLE, table=rows(NORM, scale=1.0)),
+          law=NORMS, reason="layernorm|norm", table=rows(NORM, scale=1.0)),
     Fault(name="final_norm_unscaled", says="no √(D/D') on the final norm",
-          law=NORMS, reason="^norm", source=ARTICLE,
+          law=NORMS, reason="^norm",
           table=rows(r"model\.norm\.weight", scale=1.0)),
     Fault(name="post_norm_unscaled", says="no √(D/D') on the norm before the MLP",
-          law=NORMS, reason="post_attention_layernorm", source=ARTICLE,
+          law=NORMS, reason="post_attention_layernorm",
           table=rows(r"post_attention_layernorm\.weight", scale=1.0)),
     Fault(name="norm_inverse", says="√(D'/D) on the norms",
           law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: 1 / r.scale)),
     Fault(name="norm_linear", says="D/D' on the norms, without the root",
           law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: r.scale**2)),
     Fault(name="norm_bias_scaled", says="√(D/D') on the norm biases as well",
-          law=NORMS, reason="norm", features=("stablelm",), source=ARTICLE,
+          law=NORMS, reason="norm",
           table=rows(r"norm\.bias", scale=lambda r, g: wider(g) ** -0.5)),
     Fault(name="q_scale_missing", says="no √(K'/K) on q",
-          law=SCORES, reason=attention("scores"), source=ARTICLE,
+          law=SCORES, reason=attention("scores"),
           table=rows(r"q_proj", scale=1.0)),
     Fault(name="q_scale_inverse", says="√(K/K') on q",
           law=SCORES, reason=attention("scores"),
@@ -538,62 +543,60 @@ FAULTS: tuple[Fault, ...] = (
           law=SCORES, reason=attention("scores"),
           table=rows(r"q_proj", scale=lambda r, g: wider(g) ** 0.5)),
     Fault(name="q_bias_unscaled", says="√(K'/K) on q's weight, not on its bias",
-          law=PROJECTIONS, reason=attention("query"), features=("biases",),
-          source=ARTICLE, table=rows(r"q_proj\.bias", scale=1.0)),
+          law=PROJECTIONS, reason=attention("query"), table=rows(r"q_proj\.bias", scale=1.0)),
     Fault(name="rotary_factor_ignored", says="partial_rotary_factor left as it was",
-          law=ROTARY, source=ARTICLE, features=("stablelm",),
+          law=ROTARY,
           reason=attention("query_rotated|key_rotated") + "|turns pairs of lanes",
           config=rope(partial_rotary_factor=old_factor),
           model=rebuilt),
     Fault(name="rotary_factor_truncated", says="a factor that int() cuts to fewer lanes",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), source=ARTICLE,
-          features=("stablelm",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: (
               rope(partial_rotary_factor=truncating_factor)(c, g)
               if g.new.family == "stablelm" and g.new.rotary.dims >= 2 else None),
           model=rebuilt),
     Fault(name="article_recipe", says="the whole recipe: LayerNorm scaled, mean ignored",
-          law=NORMS, reason="norm", source=ARTICLE, features=("stablelm",),
+          law=NORMS, reason="norm",
           options={"norm": "scaled"}),
     Fault(name="output_unpermuted_rows", says="o_proj grown like q, without the transpose",
-          law=ATTENTION, reason=attention("attention"), source=ARTICLE,
+          law=ATTENTION, reason=attention("attention"),
           state=change(r"o_proj\.weight", lambda w, g: w.T.contiguous().reshape(w.shape))),
     # bugs of other growers
     Fault(name="logits_divided", says="logits divided by D'/D, greedy text unchanged",
-          law=HEAD, reason="logits", source=FIELD,
+          law=HEAD, reason="logits",
           table=rows(r"lm_head", scale=lambda r, g: 1 / wider(g))),
     Fault(name="embedding_centred_rms", says="the embedding's mean removed under RMSNorm",
-          law=LOGITS, reason="logits", source=FIELD, features=("llama",),
+          law=LOGITS, reason="logits",
           state=lambda new, old, g: [
               w[:, : g.old.hidden].sub_(w[:, : g.old.hidden].mean(1, keepdim=True))
               for n, w in new.items() if "embed" in n and g.old.family == "llama"]),
     Fault(name="eps_fixed", says="eps hard-coded",
-          law=EPS, reason="norm", source=FIELD, config=fixed_eps, model=rebuilt),
+          law=EPS, reason="norm", config=fixed_eps, model=rebuilt),
     Fault(name="eps_unscaled", says="eps not times D/D'",
-          law=EPS, reason="norm", source=FIELD, config=eps(wider), model=rebuilt),
+          law=EPS, reason="norm", config=eps(wider), model=rebuilt),
     Fault(name="tied_unties", says="a tied model comes out untied, the config says tied",
-          law="test_tying_is_kept", reason="tied", source=FIELD, features=("tied",),
+          law=test_hygiene.test_tying_is_kept, reason="tied",
           model=untied),
     Fault(name="tied_untied_config", says="a tied model comes out as an untied one",
-          law="test_tying_is_kept", reason="tied", source=FIELD, features=("tied",),
+          law=test_hygiene.test_tying_is_kept, reason="tied",
           function=False, model=untied_config),
     Fault(name="reload_root_two", says="logits right in memory, off by √2 when reloaded",
-          law="test_saves_and_loads", reason="save and load|changed on disk", source=FIELD,
+          law=test_hygiene.test_saves_and_loads, reason="save and load|changed on disk",
           model=hooked_head),
     Fault(name="training_mode", says="the grown model is in training mode",
-          law="test_dtype_device_and_mode", reason="mode", source=FIELD, function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="mode", function=False,
           model=training),
     Fault(name="layer_idx_stale", says="copied layers keep their layer_idx",
-          law="test_generates_with_a_cache", reason="cache", source=FIELD, function=False,
-          features=("layers",), model=stale_index),
+          law=test_hygiene.test_generates_with_a_cache, reason="cache", function=False,
+          model=stale_index),
     Fault(name="noise_does_not_cancel", says="symmetry-breaking noise of 1e-3 in down_proj",
-          law=LANES, reason="residual|mlp", source=FIELD, features=("mlp",),
+          law=LANES, reason="residual|mlp",
           state=noise_in_new(r"down_proj\.weight", 0, 1e-3)),
     Fault(name="layers_copied", says="new layers are copies, not silent (SOLAR)",
-          law=NEW_LAYERS, reason="layers add", source=FIELD, features=("layers",),
+          law=NEW_LAYERS, reason="layers add",
           state=copied_layers),
     Fault(name="layers_half_silent", says="new layers with o_proj zeroed, down_proj not",
-          law=NEW_LAYERS, reason="layers add", source=FIELD, features=("layers",),
+          law=NEW_LAYERS, reason="layers add",
           state=half_silent_layers),
     # scales that are nearly right
     Fault(name="q_scale_1e6", says="q off by 1e-6",
@@ -632,42 +635,42 @@ FAULTS: tuple[Fault, ...] = (
           law=EPS, reason="norm", model=module_eps),
     # rotary
     Fault(name="theta_unchanged", says="rope_theta not raised to K'/K",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(rope_theta=g.old.rotary.theta)(c, g), model=rebuilt),
     Fault(name="theta_inverse", says="rope_theta raised to K/K'",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta ** (1 / taller(g)))(c, g), model=rebuilt),
     Fault(name="theta_linear", says="rope_theta times K'/K (NTK by analogy)",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta * taller(g))(c, g), model=rebuilt),
     Fault(name="theta_rounded", says="rope_theta rounded to float32",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=float(torch.tensor(g.new.rotary.theta, dtype=torch.float32)))(c, g),
           model=rebuilt),
     Fault(name="halves_together", says="rotary halves side by side in q and k",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"), features=("llama",),
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
           state=halves_together(r"[qk]_proj")),
     Fault(name="halves_together_in_key", says="rotary halves parted in q, not in k",
-          law=PROJECTIONS, reason=attention("key"), features=("llama",),
+          law=PROJECTIONS, reason=attention("key"),
           state=halves_together(r"k_proj")),
     Fault(name="dynamic_ntk", says="dynamic rotary that differs past 16 tokens only",
-          law="test_transformers_agrees[eager]", reason="logits", config=ntk_beyond,
+          law=test_decoder.test_transformers_agrees, reason="logits", config=ntk_beyond,
           model=rebuilt),
     # heads and groups
     Fault(name="queries_by_head", says="query heads in order, though groups got more heads",
-          law=PROJECTIONS, reason=attention("query"), features=("gqa",),
+          law=PROJECTIONS, reason=attention("query"),
           state=queries_by_head),
     Fault(name="groups_rolled", says="old key/value heads behind the new ones",
-          law=PROJECTIONS, reason=attention("key|value"), features=("groups",),
+          law=PROJECTIONS, reason=attention("key|value"),
           state=rolled_groups),
     Fault(name="odd_head_dim", says="an odd head_dim loses its last value lane",
-          law=PROJECTIONS, reason=attention("value"), features=("stablelm",),
+          law=PROJECTIONS, reason=attention("value"),
           state=odd_lane_lost),
     Fault(name="output_new_heads", says="o_proj reads new heads, 1e-6",
-          law=ATTENTION, reason=attention("attention"), features=("gqa",),
+          law=ATTENTION, reason=attention("attention"),
           state=lambda new, old, g: [
               w.add_((w == 0) * 1e-6) for n, w in new.items()
               if "o_proj.weight" in n and n in old and g.new.repeats > g.old.repeats]),
@@ -681,15 +684,15 @@ FAULTS: tuple[Fault, ...] = (
           law=LOGITS, reason="logits", state=reversed_layers),
     # LayerNorm
     Fault(name="embedding_uncentred", says="every writer centred but the embedding",
-          law=LOGITS, reason="logits", features=("stablelm",), table=uncentred("embed")),
+          law=LOGITS, reason="logits", table=uncentred("embed")),
     Fault(name="output_uncentred", says="every writer centred but o_proj",
-          law=ATTENTION, reason=attention("attention"), features=("stablelm",),
+          law=ATTENTION, reason=attention("attention"),
           table=uncentred("o_proj")),
     Fault(name="down_uncentred", says="every writer centred but down_proj",
-          law=MLP, reason=attention("mlp"), features=("stablelm",),
+          law=MLP, reason=attention("mlp"),
           table=uncentred("down_proj")),
     Fault(name="centred_by_new_width", says="the embedding's mean taken over D'",
-          law=EMBEDDING, reason="embedding", features=("stablelm",),
+          law=EMBEDDING, reason="embedding",
           state=centred_by_new_width),
     # new entries that are not silent
     Fault(name="embedding_new_lanes", says="1e-6 in the embedding's new lanes",
@@ -698,89 +701,87 @@ FAULTS: tuple[Fault, ...] = (
           law=LANES, reason="attention|residual",
           state=noise_in_new(r"o_proj\.weight", 0, 1e-6)),
     Fault(name="down_new_mlp", says="1e-6 in down_proj's new columns, and loud new gates",
-          law=GATE, reason=attention("gate|up|activated"), features=("mlp",),
+          law=GATE, reason=attention("gate|up|activated"),
           state=lambda new, old, g: [
               noise_in_new(r"(gate|up)_proj\.weight", 0, 1.0)(new, old, g),
               noise_in_new(r"down_proj\.weight", 1, 1e-6)(new, old, g)]),
     Fault(name="norm_bias_new_lanes", says="norm biases of one in new lanes",
           law=NORMS, function=False,
-        reason="norm", features=("stablelm",),
+        reason="norm",
           state=noise_in_new(r"norm\.bias", 0, 1.0)),
     Fault(name="norm_new_lanes_nan", says="NaN in entries that nothing reads",
-          law="test_everything_is_finite", reason="NaN", function=False,
+          law=test_hygiene.test_everything_is_finite, reason="NaN", function=False,
           state=noise_in_new(r"lm_head\.weight", 1, math.nan)),
     # what is at its default in a fresh model
     Fault(name="value_bias_lost", says="v's bias left at zero",
-          law=PROJECTIONS, reason=attention("value"), features=("biases",),
+          law=PROJECTIONS, reason=attention("value"),
           state=change(r"v_proj\.bias", lambda w, g: w * 0)),
     Fault(name="output_bias_lost", says="o's bias left at zero",
-          law=ATTENTION, reason=attention("attention"), features=("biases", "llama"),
+          law=ATTENTION, reason=attention("attention"),
           state=change(r"o_proj\.bias", lambda w, g: w * 0)),
     Fault(name="up_bias_lost", says="up's bias left at zero",
-          law=GATE, reason=attention("up"), features=("biases", "llama"),
+          law=GATE, reason=attention("up"),
           state=change(r"up_proj\.bias", lambda w, g: w * 0)),
     Fault(name="down_bias_lost", says="down's bias left at zero",
-          law=MLP, reason=attention("mlp"), features=("biases", "llama"),
+          law=MLP, reason=attention("mlp"),
           state=change(r"down_proj\.bias", lambda w, g: w * 0)),
     Fault(name="norm_bias_lost", says="LayerNorm's bias left at zero",
-          law=NORMS, reason="norm", features=("stablelm",),
+          law=NORMS, reason="norm",
           state=change(r"norm\.bias", lambda w, g: w * 0)),
     Fault(name="norm_weight_ones", says="norm weights left at one",
           law=NORMS, reason="norm", state=change(NORM, lambda w, g: w * 0 + 1)),
     # the MLP
     Fault(name="mlp_scaled", says="down_proj times F/F', as if it were a mean",
-          law=MLP, reason=attention("mlp"), features=("mlp",),
+          law=MLP, reason=attention("mlp"),
           table=rows(r"down_proj\.weight", scale=lambda r, g: g.old.mlp / g.new.mlp)),
     Fault(name="gate_is_up", says="gate and up exchanged",
           law=GATE, reason=attention("gate|up"),
           state=swapped("gate_proj.weight", "up_proj.weight")),
     # hygiene
     Fault(name="source_scaled", says="the source's final norm scaled in place",
-          law="test_source_is_untouched", reason="was changed", function=False,
+          law=test_hygiene.test_source_is_untouched, reason="was changed", function=False,
           model=scaled_source),
     Fault(name="source_config", says="the source's config changed",
-          law="test_source_is_untouched", reason="config was changed", function=False,
+          law=test_hygiene.test_source_is_untouched, reason="config was changed", function=False,
           model=touched_config),
     Fault(name="memory_shared", says="tensors that did not grow are the source's own",
-          law="test_nothing_is_shared", reason="shares its memory", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="shares its memory", function=False,
           model=shared_memory),
     Fault(name="rope_shared", says="rope_parameters is one dict in both configs",
-          law="test_nothing_is_shared", reason="share rope_parameters", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="share rope_parameters", function=False,
           model=shared_rope),
     Fault(name="generation_shared", says="one generation config for both models",
-          law="test_nothing_is_shared", reason="generation_config", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="generation_config", function=False,
           model=shared_generation),
     Fault(name="unfrozen", says="frozen parameters come back trainable",
-          law="test_dtype_device_and_mode", reason="requires_grad", function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="requires_grad", function=False,
           model=unfrozen),
     Fault(name="bf16_comes_back_float32", says="low precision in, float32 out",
-          law="test_dtype_device_and_mode", reason="expected torch", function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="expected torch", function=False,
           model=float32_for_bf16),
     Fault(name="bf16_underflows", says="bf16 weights that underflowed in float16",
-          law="test_low_precision_loses_one_rounding[bfloat16]", reason="logits",
+          law=test_hygiene.test_low_precision_loses_one_rounding, reason="logits",
           model=through_float16),
     Fault(name="dropout_lost", says="attention_dropout back at its default",
-          law="test_dropout_is_kept", reason="attention_dropout|0.125", function=False,
+          law=test_hygiene.test_dropout_is_kept, reason="attention_dropout|0.125", function=False,
           config=setting(attention_dropout=0.0)),
     Fault(name="activation_reset", says="hidden_act back at its default",
-          law="test_sizes_are_those_asked_for", reason="hidden_act",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="hidden_act",
           config=setting(hidden_act="silu"), model=rebuilt),
     Fault(name="positions_reset", says="max_position_embeddings back at its default",
-          law="test_sizes_are_those_asked_for", reason="max_position_embeddings",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="max_position_embeddings",
           function=False, config=setting(max_position_embeddings=2048)),
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
-          law="test_left_padding", reason="padded batch", function=False,
+          law=test_hygiene.test_left_padding, reason="padded batch", function=False,
           model=deaf_to_masks),
     # training
     Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
-          law="test_new_parameters_train", reason="is stuck", function=False),
+          law=test_training.test_new_parameters_train, reason="is stuck", function=False),
     Fault(name="values_never_train", says="new value lanes zero, and zero what reads them",
-          law="test_new_parameters_train", reason=r"o_proj\.weight \(query\) is stuck",
-          source="growproof, until 2026-11-25", function=False,
+          law=test_training.test_new_parameters_train, reason=r"o_proj\.weight \(query\) is stuck", function=False,
           options={"fill": "trainable"}, state=silent_values),
     Fault(name="layers_not_grown", says="new layers are left out",
-          law="test_sizes_are_those_asked_for", reason="num_hidden_layers",
-          features=("layers",), function=False,
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="num_hidden_layers", function=False,
           model=lambda grown, model, g: drop_layers(grown, g)),
 )  # fmt: skip
 

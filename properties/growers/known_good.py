@@ -35,7 +35,6 @@ class Good:
     says: str
     grow: Callable[[Any, Mapping[str, int]], Any]
     promises: tuple[str, ...] = ALL
-    without: tuple[str, ...] = ()
     with_features: tuple[str, ...] = ()
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:

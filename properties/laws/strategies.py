@@ -6,11 +6,11 @@ a target, and a seed. Values are valid by construction, the simplest first.
 
 from __future__ import annotations
 
-import ast
 import functools
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -89,17 +89,9 @@ def fill(model: Any, seed: int, regime: str, eps: float) -> None:
         p.data.copy_(x)
 
 
-LATEST: list[Case] = []
-
-
-def latest() -> Case | None:
-    """The case that was built last: after a failure, the shrunk one."""
-    return LATEST[0] if LATEST else None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One model, one growth, one text: what a law is tested on."""
+    """One model, one growth, one text: what a law is tested on. Equal if its JSON is."""
 
     family: str
     config: dict[str, Any]
@@ -108,6 +100,26 @@ class Case:
     regime: Regime
     batch: int
     tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, all of them JSON already."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """The inverse."""
+        return cls(**data)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Its JSON on one line, with sorted keys: what it is known by."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Case) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     @functools.cached_property
     def hf_config(self) -> Any:
@@ -122,7 +134,6 @@ class Case:
 
     def model(self, dtype: torch.dtype | None = None) -> Any:
         """The model before growing, in evaluation mode, in the domain's dtype."""
-        LATEST[:] = [self]
         eps, dtype = self.shape.eps, dtype or DOMAIN.dtype
         return make(self.hf_config, self.seed, self.regime, eps, dtype)
 
@@ -132,17 +143,6 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed + 1)
         size = (self.batch, self.tokens)
         return torch.randint(0, self.shape.vocab, size, generator=generator)
-
-
-def parse(text: str) -> Case:
-    """The Case whose repr this is. Raises ValueError for anything but literals."""
-    call = ast.parse(text, mode="eval").body
-    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Case":
-        raise ValueError(f"expected Case(...), got {text[:60]!r}")
-    fields: dict[str, Any] = {
-        str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords
-    }
-    return Case(**fields)
 
 
 def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) -> Any:

@@ -10,6 +10,7 @@ from hypothesis import given
 
 from . import claims
 from .checks import Grown, Responses, close, grow, unit_roundoff
+from .examples import count
 from .registry import law, lossless, trainable
 from .strategies import Case, cases, fewer
 
@@ -76,7 +77,7 @@ def test_old_gradients_are_kept(grower, case: Case) -> None:
 @law(trainable, claim=claims.TRAINING)
 @fewer(2)
 @given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
-def test_new_parameters_train(grower, case: Case, record_share) -> None:
+def test_new_parameters_train(grower, case: Case) -> None:
     """No new lane is stuck: at the first step a writer of each receives a gradient.
 
     Any writer for a lane of the residual; its own for one of a head, an MLP, a new
@@ -103,7 +104,7 @@ def test_new_parameters_train(grower, case: Case, record_share) -> None:
             where = axis if axis == "residual" else f"{name} ({axis})"
             still = ~moves.any(1 - dim) & (~old.any(1 - dim) | (old_name is None))
             stuck[where] = stuck.get(where, still) & still
-    record_share(moving, total)
+    count(moving=moving, total=total)
     assert total > 0
     for where, lanes in stuck.items():
         assert not lanes.any(), (
