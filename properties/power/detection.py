@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from hypothesis import Phase, settings
 
+from ..gate import plugin  # noqa: F401  it registers the profiles
+
 DTYPES = ("float64", "float32", "bfloat16")
 RESULTS = Path(__file__).with_name("power.json")
 
