@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import storage
 from ..errors.ledger import KEY, Ledger
+from ..laws.examples import Example, from_json
 from ..laws.registry import Item, items
 from ..laws.strategies import Case
-from .detection import by_line
+from .detection import RESULTS, by_line
 
 PATH = Path(__file__).with_name("worst.json")
 RUNS = Path(__file__).with_name("runs.json")
@@ -44,6 +45,13 @@ def load() -> list[Worst]:
         Worst(w["law"], w["ratio"], Case.from_json(w["case"]))
         for w in json.loads(PATH.read_text())
     ]
+
+
+def faulty() -> Iterator[tuple[dict[str, Any], Example]]:
+    """The cells of the committed detection table in float64, with their examples."""
+    for cell in json.loads(RESULTS.read_text()):
+        if cell["dtype"] == "float64":
+            yield cell, from_json(cell["example"])
 
 
 def runs() -> list[dict[str, Any]]:

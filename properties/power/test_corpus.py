@@ -12,6 +12,7 @@ from ..growers import known_good
 from ..growers.known_good import BY_NAME, GROWERS
 from ..laws import claims, test_decoder
 from ..laws.checks import BUDGETS, Responses, Violation
+from ..laws.examples import Example
 from ..laws.registry import Budget, items, law, law_of, laws, lossless
 from ..laws.strategies import Case, needed
 from . import corpus
@@ -19,20 +20,18 @@ from . import corpus
 ITEMS = items()
 
 
-def parameter(worst: corpus.Worst, rank: int):
-    """A case of the corpus, for growers that claim all that it and its law need."""
-    case, law = worst.case, ITEMS[worst.law].law
+def parameter(name: str, case: Case, rank: object, *values: object):
+    """A stored example of an item, for growers that claim all that both of them need."""
     features = needed(case.family, case.config, case.target)
-    marks = pytest.mark.needs(*features, *law.promises)
-    name = f"{worst.law.removeprefix('test_')}-{rank}"
-    return pytest.param(worst, id=name, marks=marks)
+    marks = pytest.mark.needs(*features, *ITEMS[name].law.promises)
+    return pytest.param(*values, id=f"{name.removeprefix('test_')}-{rank}", marks=marks)
 
 
 @law(lossless, claim=claims.LOGITS)
 @pytest.mark.parametrize(
     "worst",
     [
-        parameter(w, rank)
+        parameter(w.law, w.case, rank, w)
         for _, same in itertools.groupby(corpus.load(), lambda w: w.law)
         for rank, w in enumerate(same)
     ],
@@ -40,6 +39,19 @@ def parameter(worst: corpus.Worst, rank: int):
 def test_worst_cases_stay_within_budget(grower, worst: corpus.Worst) -> None:
     """Each law holds on the cases that were the hardest for it of all runs so far."""
     ITEMS[worst.law].replay(grower, {"case": worst.case})
+
+
+@law(lossless, claim=claims.LOGITS)
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        parameter(cell["law"], example["case"], cell["fault"], cell["law"], example)
+        for cell, example in corpus.faulty()
+    ],
+)
+def test_where_faults_show(grower, name: str, example: Example) -> None:
+    """Each law holds on the smallest examples that showed it a known-bad grower."""
+    ITEMS[name].replay(grower, example)
 
 
 # Two lanes that nearly cancel: half of all draws of signs leave their difference alone.

@@ -13,9 +13,9 @@ from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS
 from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import REFERENCE
-from ..laws.examples import from_json
 from ..laws.registry import items, trainable
 from . import detection as power
+from .corpus import faulty
 from .trials import named
 
 
@@ -59,13 +59,10 @@ def test_smallest_examples_show_their_faults() -> None:
     """Each committed example is rejected by its law, for the reason of its fault, and is
     not one that any grower fails: a right one passes.
     """
-    cells = [
-        c for c in json.loads(power.RESULTS.read_text()) if c["dtype"] == "float64"
-    ]
+    cells = list(faulty())
     assert len(cells) == len(FAULTS)
-    for cell in cells:
+    for cell, example in cells:
         item, fault = items()[cell["law"]], BY_NAME[cell["fault"]]
-        example = from_json(cell["example"])
         with pytest.raises(AssertionError, match=fault.reason):
             item.replay(Grower(fault.name, fault), example)
         good = GOOD["trainable"] if item.law.promise is trainable else REFERENCE
