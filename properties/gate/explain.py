@@ -11,9 +11,9 @@ import torch
 from growproof.padding import place
 from growproof.rounding import Responses
 
-from ..laws.checks import new_entries, plain
+from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
 from ..laws.grown import Grown, forward
-from ..laws.models import Case, latest
+from ..laws.models import Case
 from ..laws.registry import Law
 from . import repro_script
 
@@ -40,7 +40,9 @@ def first_wrong_tap(grown: Grown) -> str:
             at = tuple(int(i) for i in wrong.nonzero()[0])
             return f"{tap}: new lane {at} is {float(y[at]):.3g}, not 0"
         error = ((y - expected) * here).abs()
-        if float(error.max()) > 1e3 * abs(row.scale) * response[tap]:
+        unit = longest_sum(case.decoder) ** 0.5 * abs(row.scale)
+        wrong = float(error.max()) > BUDGETS["block"] * unit * response[tap]
+        if wrong and float(error.max()) > BUDGETS["block"] * unit * response.most[tap]:
             at = torch.unravel_index(error.argmax(), error.shape)
             where = ", ".join(
                 f"{axis} {int(i)}" for axis, i in zip(row.axes, at, strict=True)
@@ -49,10 +51,9 @@ def first_wrong_tap(grown: Grown) -> str:
     return "none: every tap is the padded old one"
 
 
-def explain(law: Law, error: BaseException, grower: Any) -> str:
-    """The whole explanation of a failed law, as text."""
+def explain(law: Law, case: Case | None, grower: Any) -> str:
+    """The whole explanation of a law that failed on this case, as text."""
     lines = [f"law: {law.sentence}"]
-    case = getattr(error, "case", None) or latest()
     if case is None:
         return lines[0]
     lines.append(f"case: {describe(case)}")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import currently_in_test_context, reject
 
+from ..laws import examples
 from ..laws.domain import CONFIG_NAME
-from ..laws.models import LATEST
 from .loading import DEFAULT, Grower
 
 NUMBER = re.compile(r"\d+")
@@ -41,8 +41,8 @@ class Asked:
             old = getattr(config, name, None) or 0
             self.axes[axis] += target.get(name, old) > old
             seen[axis] = max(target.get(name, old), old)
-        if LATEST:
-            seen["tokens"] = LATEST[0].tokens
+        if case := examples.current().get("case"):
+            seen["tokens"] = case.tokens
         self.bound(seen)
 
     def refused(self, said: str, times: int = 1) -> None:

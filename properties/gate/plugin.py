@@ -24,8 +24,8 @@ from hypothesis.errors import Unsatisfiable
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
 from ..laws.domain import AXES, DOMAIN, OPTIONS, USUAL, known_families
+from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
-from ..laws.models import LATEST, latest
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
 from . import explain, score, xfails
@@ -156,13 +156,6 @@ def reference_grower() -> Callable[..., Grown]:
     return reference_grow
 
 
-@pytest.fixture(scope="session")
-def record_share(pytestconfig: pytest.Config) -> Callable[[int, int], None]:
-    """Count (new parameters with a gradient, new parameters) for the score page."""
-    share = gate(pytestconfig).share
-    return lambda moving, total: share.update(moving=moving, total=total)
-
-
 def gate(config: pytest.Config) -> Gate:
     """The one Gate of this run."""
     found = config.pluginmanager.get_plugin("growproof")
@@ -186,8 +179,8 @@ class Gate:
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
-        self.share: Counter[str] = Counter()
         self.nothing: str | None = None
+        self.seen = Seen()
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -259,11 +252,11 @@ class Gate:
         law = law_of(getattr(item, "function", None))
         if not self.is_reference and (law is None or law.promise is reference):
             return "tests of growproof itself"
-        for promise in PROMISES.values():
-            asked = promise.asked_for and item.get_closest_marker(promise.name)
-            if asked and promise.name not in DOMAIN.features:
-                return f"{promise.name} (not claimed)"
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
+        needed |= {p for p in PROMISES if item.get_closest_marker(p)}
+        for promise in PROMISES.values():
+            if promise.asked_for and promise.name in needed - DOMAIN.features:
+                return f"{promise.name} (not claimed)"
         for feature in self.left_out:
             if feature in needed or item.get_closest_marker(feature):
                 return feature
@@ -278,8 +271,6 @@ class Gate:
         return None
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        LATEST.clear()
-        self.share.clear()
         self.judged.refusals.clear()
         item.user_properties += score.properties(item)
 
@@ -287,7 +278,7 @@ class Gate:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Keep the item's own largest error; a law that found no example is declined."""
         watched = score.Watched(ledger_of(self.config))
-        with recording(watched):
+        with recording(watched), watching() as self.seen:
             try:
                 return (yield)
             except Unsatisfiable:
@@ -306,8 +297,8 @@ class Gate:
         if report.when != "call" or report.skipped:
             return report
         entry = self.expected.get(item.name)
-        if self.share:
-            share = (self.share["moving"], self.share["total"])
+        if self.seen.counts:
+            share = (self.seen.counts["moving"], self.seen.counts["total"])
             report.user_properties.append(("share", share))
         if report.failed and call.excinfo is not None:
             self.tell(item, call.excinfo.value, report)
@@ -327,8 +318,8 @@ class Gate:
         law = law_of(getattr(item, "function", None))
         if law is None or law.promise is reference:
             return
-        case = getattr(error, "case", None) or latest()
-        text = explain.explain(law, error, self.chosen)
+        case = self.seen.failed[-1].get("case") if self.seen.failed else None
+        text = explain.explain(law, case, self.chosen)
         if case is not None and self.option.repro_dir:
             path = explain.write_script(
                 Path(self.option.repro_dir), item.name, case, self.chosen.name,

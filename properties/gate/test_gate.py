@@ -233,7 +233,7 @@ def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
         ("growproof:nothing", "cannot import the grower growproof:nothing"),
         ("growproof", "is named MODULE:CALLABLE, got 'growproof'"),
         ("growproof.cli:OK", "is a int, expected a callable"),
-        ("growproof.shape:grown_rotary", None),
+        ("growproof.growth:grown_rotary", None),
         ("growproof.padding:check", None),
         ("growproof.layout:count", r"must accept \(model, target\)"),
     ],

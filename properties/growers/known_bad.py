@@ -25,7 +25,16 @@ from growproof.padding import grow_state
 from growproof.table import Table, heads_map, layer_of, parameters, template_of
 from torch import Tensor
 
-from ..laws.checks import Grown
+from ..laws import (
+    test_attention,
+    test_decoder,
+    test_hygiene,
+    test_mlp,
+    test_norms,
+    test_training,
+)
+from ..laws.grown import Grown
+from ..laws.registry import Test
 
 State = dict[str, Tensor]
 Target = Mapping[str, int]
@@ -42,7 +51,7 @@ class Fault:
 
     name: str
     says: str
-    law: str
+    law: Test
     reason: str
     function: bool = True
     options: dict[str, Any] = field(default_factory=dict)
@@ -485,19 +494,19 @@ def attention(name: str) -> str:
     return rf"layers\.\d+\.({name})\b"
 
 
-PROJECTIONS = "test_projections_are_padded"
-ROTARY = "test_rotary_keeps_pairs_and_frequencies"
-SCORES = "test_scores_keep_their_scale"
-ATTENTION = "test_attention_maps_padded_to_padded"
-GATE = "test_gate_and_up_are_padded"
-MLP = "test_mlp_maps_padded_to_padded"
-NORMS = "test_norms_are_unchanged"
-EPS = "test_eps_grows_along"
-LANES = "test_new_lanes_are_zero_at_every_tap"
-NEW_LAYERS = "test_new_layers_add_nothing"
-EMBEDDING = "test_embedding_is_padded"
-HEAD = "test_head_ignores_new_lanes"
-LOGITS = "test_logits_are_unchanged"
+PROJECTIONS = test_attention.test_projections_are_padded
+ROTARY = test_attention.test_rotary_keeps_pairs_and_frequencies
+SCORES = test_attention.test_scores_keep_their_scale
+ATTENTION = test_attention.test_attention_maps_padded_to_padded
+GATE = test_mlp.test_gate_and_up_are_padded
+MLP = test_mlp.test_mlp_maps_padded_to_padded
+NORMS = test_norms.test_norms_are_unchanged
+EPS = test_norms.test_eps_grows_along
+LANES = test_decoder.test_new_lanes_are_zero_at_every_tap
+NEW_LAYERS = test_decoder.test_new_layers_add_nothing
+EMBEDDING = test_decoder.test_embedding_is_padded
+HEAD = test_decoder.test_head_ignores_new_lanes
+LOGITS = test_decoder.test_logits_are_unchanged
 
 QKV = "[qkv]"
 
@@ -583,19 +592,19 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="eps_unscaled", says="eps not times D/D'",
           law=EPS, reason="norm",  config=eps(wider), model=rebuilt),
     Fault(name="tied_unties", says="a tied model comes out untied, the config says tied",
-          law="test_tying_is_kept", reason="tied",
+          law=test_hygiene.test_tying_is_kept, reason="tied",
           model=untied),
     Fault(name="tied_untied_config", says="a tied model comes out as an untied one",
-          law="test_tying_is_kept", reason="tied",
+          law=test_hygiene.test_tying_is_kept, reason="tied",
           function=False, model=untied_config),
     Fault(name="reload_root_two", says="logits right in memory, off by √2 when reloaded",
-          law="test_saves_and_loads", reason="save and load|changed on disk",
+          law=test_hygiene.test_saves_and_loads, reason="save and load|changed on disk",
           model=hooked_head),
     Fault(name="training_mode", says="the grown model is in training mode",
-          law="test_dtype_device_and_mode", reason="mode",  function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="mode",  function=False,
           model=training),
     Fault(name="layer_idx_stale", says="copied layers keep their layer_idx",
-          law="test_generates_with_a_cache", reason="cache",  function=False,
+          law=test_hygiene.test_generates_with_a_cache, reason="cache",  function=False,
            model=stale_index),
     Fault(name="noise_does_not_cancel", says="symmetry-breaking noise of 1e-3 in down_proj",
           law=LANES, reason="residual|mlp",
@@ -665,7 +674,7 @@ FAULTS: tuple[Fault, ...] = (
           law=PROJECTIONS, reason=attention("key"),
           state=halves_together("k")),
     Fault(name="dynamic_ntk", says="dynamic rotary that differs past 16 tokens only",
-          law="test_transformers_agrees[eager]", reason="logits", config=ntk_beyond,
+          law=test_decoder.test_transformers_agrees, reason="logits", config=ntk_beyond,
           model=rebuilt),
     # heads and groups
     Fault(name="queries_by_head", says="query heads in order, though groups got more heads",
@@ -718,7 +727,7 @@ FAULTS: tuple[Fault, ...] = (
         reason="norm",
           state=noise_in_new(r".*_norm\.bias", 0, 1.0)),
     Fault(name="norm_new_lanes_nan", says="NaN in entries that nothing reads",
-          law="test_everything_is_finite", reason="NaN", function=False,
+          law=test_hygiene.test_everything_is_finite, reason="NaN", function=False,
           state=noise_in_new(r"head\.weight", 1, math.nan)),
     # what is at its default in a fresh model
     Fault(name="value_bias_lost", says="v's bias left at zero",
@@ -747,50 +756,50 @@ FAULTS: tuple[Fault, ...] = (
           state=swapped("gate.weight", "up.weight")),
     # hygiene
     Fault(name="source_scaled", says="the source's final norm scaled in place",
-          law="test_source_is_untouched", reason="was changed", function=False,
+          law=test_hygiene.test_source_is_untouched, reason="was changed", function=False,
           model=scaled_source),
     Fault(name="source_config", says="the source's config changed",
-          law="test_source_is_untouched", reason="config was changed", function=False,
+          law=test_hygiene.test_source_is_untouched, reason="config was changed", function=False,
           model=touched_config),
     Fault(name="memory_shared", says="tensors that did not grow are the source's own",
-          law="test_nothing_is_shared", reason="shares its memory", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="shares its memory", function=False,
           model=shared_memory),
     Fault(name="rope_shared", says="rope_parameters is one dict in both configs",
-          law="test_nothing_is_shared", reason="share rope_parameters", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="share rope_parameters", function=False,
           model=shared_rope),
     Fault(name="generation_shared", says="one generation config for both models",
-          law="test_nothing_is_shared", reason="generation_config", function=False,
+          law=test_hygiene.test_nothing_is_shared, reason="generation_config", function=False,
           model=shared_generation),
     Fault(name="unfrozen", says="frozen parameters come back trainable",
-          law="test_dtype_device_and_mode", reason="requires_grad", function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="requires_grad", function=False,
           model=unfrozen),
     Fault(name="bf16_comes_back_float32", says="low precision in, float32 out",
-          law="test_dtype_device_and_mode", reason="expected torch", function=False,
+          law=test_hygiene.test_dtype_device_and_mode, reason="expected torch", function=False,
           model=float32_for_bf16),
     Fault(name="bf16_underflows", says="bf16 weights that underflowed in float16",
-          law="test_low_precision_loses_one_rounding[bfloat16]", reason="logits",
+          law=test_hygiene.test_low_precision_loses_one_rounding, reason="logits",
           model=through_float16),
     Fault(name="dropout_lost", says="attention_dropout back at its default",
-          law="test_dropout_is_kept", reason="attention_dropout|0.125", function=False,
+          law=test_hygiene.test_dropout_is_kept, reason="attention_dropout|0.125", function=False,
           config=setting(attention_dropout=0.0)),
     Fault(name="activation_reset", says="hidden_act back at its default",
-          law="test_sizes_are_those_asked_for", reason="hidden_act",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="hidden_act",
           config=setting(hidden_act="silu"), model=rebuilt),
     Fault(name="positions_reset", says="max_position_embeddings back at its default",
-          law="test_sizes_are_those_asked_for", reason="max_position_embeddings",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="max_position_embeddings",
           function=False, config=setting(max_position_embeddings=2048)),
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
-          law="test_left_padding", reason="padded batch", function=False,
+          law=test_hygiene.test_left_padding, reason="padded batch", function=False,
           model=deaf_to_masks),
     # training
     Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
-          law="test_new_parameters_train", reason="is stuck", function=False),
+          law=test_training.test_new_parameters_train, reason="is stuck", function=False),
     Fault(name="values_never_train", says="new value lanes zero, and zero what reads them",
-          law="test_new_parameters_train", reason=r"o\.weight \(query\) is stuck",
+          law=test_training.test_new_parameters_train, reason=r"o\.weight \(query\) is stuck",
            function=False,
           options={"fill": "trainable"}, state=silent_values),
     Fault(name="layers_not_grown", says="new layers are left out",
-          law="test_sizes_are_those_asked_for", reason="num_hidden_layers",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="num_hidden_layers",
            function=False,
           model=lambda grown, model, g: drop_layers(grown, g)),
 )  # fmt: skip

@@ -100,7 +100,7 @@ def close(
         ledger.Comparison(
             law=law, tap=tap, family=case.family, dtype=str(dtype)[6:], kernel=kernel,
             device=str(actual.device.type), size=size, ratio=got.ratio, ulps=got.ulps,
-            relative=got.relative, budget=BUDGETS[budget], example=repr(case),
+            relative=got.relative, budget=BUDGETS[budget], example=case.text,
         )
     )  # fmt: skip
     steered = Phase.target in profile().phases and currently_in_test_context()

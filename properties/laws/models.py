@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -81,17 +83,9 @@ def make(
     return build(config, {name: x.to(dtype) for name, x in state.items()}).eval()
 
 
-LATEST: list[Case] = []
-
-
-def latest() -> Case | None:
-    """The case that was built last: after a failure, the shrunk one."""
-    return LATEST[0] if LATEST else None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
-    """One model, one growth, one text: what a law is tested on."""
+    """One model, one growth, one text: what a law is tested on. Equal if its JSON is."""
 
     family: str
     config: dict[str, Any]
@@ -100,6 +94,26 @@ class Case:
     regime: Regime
     batch: int
     tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, all of them JSON already."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """The inverse."""
+        return cls(**data)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Its JSON on one line, with sorted keys: what it is known by."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Case) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     @functools.cached_property
     def hf_config(self) -> Any:
@@ -118,7 +132,6 @@ class Case:
 
     def model(self, dtype: torch.dtype | None = None) -> Any:
         """The model before growing, in evaluation mode, in the domain's dtype."""
-        LATEST[:] = [self]
         return make(self.hf_config, self.seed, self.regime, dtype or DOMAIN.dtype)
 
     @functools.cached_property

@@ -23,6 +23,9 @@ from typing import Any, Literal
 
 import pytest
 
+from . import examples
+from .examples import Example
+
 Budget = Literal["block", "decoder", "stock", "low", "weights"]  # of checks.BUDGETS
 Tier = Literal["proved", "certified", "exhaustive", "sampled", "measured"]
 Test = Callable[..., Any]
@@ -97,15 +100,10 @@ class Law:
         return {self.promise.name, *self.needs} & set(PROMISES)
 
     @property
-    def variants(self) -> dict[str, dict[str, str]]:
-        """The names under which pytest knows the test, each with its arguments."""
-        name = self.test.__name__
-        if not self.over:
-            return {name: {}}
-        return {
-            f"{name}[{'-'.join(values)}]": dict(zip(self.over, values, strict=True))
-            for values in itertools.product(*self.over.values())
-        }
+    def items(self) -> list[Item]:
+        """The test with each of its arguments."""
+        values = itertools.product(*self.over.values())
+        return [Item(self, dict(zip(self.over, v, strict=True))) for v in values]
 
     @property
     def marks(self) -> Iterator[pytest.MarkDecorator]:
@@ -115,9 +113,33 @@ class Law:
         if self.needs:
             yield pytest.mark.needs(*self.needs)
         if self.over:
-            values = [tuple(v.values()) for v in self.variants.values()]
+            values = [tuple(item.arguments.values()) for item in self.items]
             ids = ["-".join(v) for v in values]
             yield pytest.mark.parametrize(tuple(self.over), values, ids=ids)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A law with one choice of its arguments: what pytest calls an item."""
+
+    law: Law
+    arguments: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """As pytest has it: `test_name[argument-argument]`."""
+        chosen = f"[{'-'.join(self.arguments.values())}]" if self.arguments else ""
+        return self.law.test.__name__ + chosen
+
+    def judge(self, grower: Any) -> None:
+        """The test on examples that Hypothesis draws. Raises as the test does."""
+        self.law.test(grower=grower, **self.arguments)
+
+    def replay(self, grower: Any, example: Example) -> None:
+        """The test on one example. Raises as the test does."""
+        drawn: Any = self.law.test
+        body = drawn.hypothesis.inner_test
+        examples.replay(body, example, grower=grower, **self.arguments)
 
 
 LAWS: dict[str, Law] = {}
@@ -153,7 +175,7 @@ def law(
         if drawn is None:
             test = known(this, test)
         else:
-            drawn.inner_test = known(this, drawn.inner_test)
+            drawn.inner_test = known(this, examples.recorded(drawn.inner_test, over))
         for mark in this.marks:
             test = mark(test)
         return test
@@ -208,3 +230,9 @@ def laws(room: str = ROOM) -> dict[str, Law]:
         for law in LAWS.values()
         if law.test.__module__ == module.__name__
     }
+
+
+def items(room: str = ROOM) -> dict[str, Item]:
+    """Every item of the laws that judge a grower, by its name."""
+    judging = [law for law in laws(room).values() if law.promise is not reference]
+    return {item.name: item for law in judging for item in law.items}

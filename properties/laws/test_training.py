@@ -10,6 +10,7 @@ from hypothesis import given
 
 from . import claims
 from .checks import close, plain
+from .examples import count
 from .grown import Grown, grow
 from .models import Case
 from .registry import law, lossless, trainable, zero_padding
@@ -120,7 +121,7 @@ def test_token_gradients_are_kept(grower, case: Case) -> None:
 @law(trainable, claim=claims.TRAINING)
 @fewer(2)
 @given(case=cases(axis="hidden", min_tokens=2, max_tokens=8))
-def test_new_parameters_train(grower, case: Case, record_share) -> None:
+def test_new_parameters_train(grower, case: Case) -> None:
     """No new lane is stuck: at the first step a writer of each receives a gradient.
 
     Any writer for a lane of the residual; its own for one of a head, an MLP, a new
@@ -149,7 +150,7 @@ def test_new_parameters_train(grower, case: Case, record_share) -> None:
             seen = (old != 0).sum(others) > 0
             still = ~(moves.sum(others) > 0) & (~seen | (old_name is None))
             stuck[where] = stuck.get(where, still) & still
-    record_share(moving, total)
+    count(moving=moving, total=total)
     assert total > 0
     for where, lanes in stuck.items():
         assert not lanes.any(), (

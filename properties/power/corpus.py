@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import storage
 from ..errors.ledger import KEY, Ledger
-from . import detection as power
+from ..laws.examples import Example, from_json
+from ..laws.registry import Item, items
+from ..laws.models import Case
+from .detection import RESULTS, by_line
 
 PATH = Path(__file__).with_name("worst.json")
 RUNS = Path(__file__).with_name("runs.json")
@@ -27,14 +30,28 @@ KEPT = 2  # per law
 class Worst(NamedTuple):
     """One case, the law that it is bad for, and how bad it was when it was found."""
 
-    law: str  # the name of the test, with its parameters
+    law: str  # the item, as pytest names it
     ratio: float
-    case: str
+    case: Case
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry, as it is stored."""
+        return {**self._asdict(), "case": self.case.to_json()}
 
 
 def load() -> list[Worst]:
     """The committed corpus."""
-    return [Worst(**entry) for entry in json.loads(PATH.read_text())]
+    return [
+        Worst(w["law"], w["ratio"], Case.from_json(w["case"]))
+        for w in json.loads(PATH.read_text())
+    ]
+
+
+def faulty() -> Iterator[tuple[dict[str, Any], Example]]:
+    """The cells of the committed detection table in float64, with their examples."""
+    for cell in json.loads(RESULTS.read_text()):
+        if cell["dtype"] == "float64":
+            yield cell, from_json(cell["example"])
 
 
 def runs() -> list[dict[str, Any]]:
@@ -44,8 +61,8 @@ def runs() -> list[dict[str, Any]]:
 
 def merged(worst: Iterable[Worst]) -> list[Worst]:
     """The worst KEPT cases of each law, each case once."""
-    best: dict[tuple[str, str], Worst] = {}
-    for w in sorted(worst, key=lambda w: (-w.ratio, w.case)):
+    best: dict[tuple[str, Case], Worst] = {}
+    for w in sorted(worst, key=lambda w: (-w.ratio, w.case.text)):
         best.setdefault((w.law, w.case), w)
     laws = sorted({w.law for w in best.values()})
     return [
@@ -57,19 +74,18 @@ def found_in(book: Ledger) -> list[Worst]:
     """The worst case of each key, where it is one of a law that takes a grower."""
     found = []
     for r in book.records.values():
-        law = test_of(dict(zip(KEY, r.key, strict=True)))
-        if law and r.example.startswith("Case(") and 0 < r.ratio < float("inf"):
-            found.append(Worst(law, round(r.ratio, 4), r.example))
+        item = item_of(dict(zip(KEY, r.key, strict=True)))
+        if item and 0 < r.ratio < float("inf"):
+            case = Case.from_json(json.loads(r.example))
+            found.append(Worst(item.name, round(r.ratio, 4), case))
     return found
 
 
-def test_of(key: dict[str, str]) -> str | None:
-    """The test that records this key: of its parametrisations the one that says so."""
-    named = [n for n in power.laws() if n.split("[")[0] == "test_" + key["law"]]
-    exact = [
-        n for n in named if n.endswith((f"[{key['dtype']}]", f"[{key['kernel']}]"))
-    ]
-    return next(iter(exact or named), None)
+def item_of(key: dict[str, str]) -> Item | None:
+    """The item that records this key: of a law's items, the one that says most of it."""
+    own = [item for item in items().values() if item.law.name == key["law"]]
+    said = set(key.values())
+    return max(own, key=lambda i: len(said & set(i.arguments.values())), default=None)
 
 
 def summary(book: Ledger) -> dict[str, Any]:
@@ -92,8 +108,7 @@ def main(paths: list[str]) -> None:
         line = summary(book)
         known[line["grower"], line["profile"], line["seed"]] = line
         worst += found_in(book)
-    text = json.dumps([w._asdict() for w in merged(worst)], indent=1)
-    PATH.write_text(text + "\n")
+    PATH.write_text(by_line(w.to_json() for w in merged(worst)))
     lines = sorted(known.values(), key=lambda r: int(r["seed"]))
     RUNS.write_text(json.dumps(lines, indent=1) + "\n")
 

@@ -46,7 +46,7 @@ def picture(matrix: Matrix, dtype: str) -> str:
         parts.append(text(LEFT - 8, y + 11, fault.name.replace("_", " "), anchor="end"))
         parts.append(f'<path d="M{LEFT} {y + ROW} H{width - RIGHT}" stroke="{GRID}"/>')
         for law, examples in found.items():
-            colour = NAMED if law == base(fault.law) else OTHER
+            colour = NAMED if law == base(fault.law.__name__) else OTHER
             title = f"{fault.says}: {law}, after {examples} examples"
             parts.append(
                 f'<rect x="{LEFT + CELL * columns.index(law) + 2}" y="{y + 2}" '

@@ -28,10 +28,9 @@ def arguments(good: Good) -> list[str]:
     """What `growproof check` is told of this grower."""
     spec = DEFAULT if good is REFERENCE else f"{known_good.__name__}:{good.name}"
     broken = set(PROMISES) & set(FEATURES) - set(good.promises)
-    absent = [*sorted(broken), *good.without]
     return [
         spec,
-        *(f"--without={feature}" for feature in absent),
+        *(f"--without={feature}" for feature in sorted(broken)),
         *(f"--with={feature}" for feature in good.with_features),
     ]
 

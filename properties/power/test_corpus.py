@@ -10,49 +10,68 @@ from ..errors.ledger import recording
 from ..gate.loading import DEFAULT, Grower
 from ..growers import known_good
 from ..growers.known_good import BY_NAME, GROWERS
-from ..laws import claims
+from ..laws import claims, test_decoder
 from ..laws.checks import BUDGETS, Responses, Violation
-from ..laws.registry import Budget, law, laws, lossless
-from ..laws.strategies import needed, parse
+from ..laws.examples import Example
+from ..laws.registry import Budget, items, law, law_of, laws, lossless
+from ..laws.domain import needed
+from ..laws.models import Case
 from . import corpus
-from . import detection as power
 
-LAWS = power.laws()
+ITEMS = items()
 
 
-def parameter(worst: corpus.Worst, rank: int):
-    """A case of the corpus, for growers that claim all that it and its law need."""
-    case = parse(worst.case)
+def parameter(name: str, case: Case, rank: object, *values: object):
+    """A stored example of an item, for growers that claim all that both of them need."""
     features = needed(case.family, case.config, case.target)
-    marks = pytest.mark.needs(*features, *power.PROMISED[worst.law])
-    name = f"{worst.law.removeprefix('test_')}-{rank}"
-    return pytest.param(worst, id=name, marks=marks)
+    marks = pytest.mark.needs(*features, *ITEMS[name].law.promises)
+    return pytest.param(*values, id=f"{name.removeprefix('test_')}-{rank}", marks=marks)
 
 
 @law(lossless, claim=claims.LOGITS)
 @pytest.mark.parametrize(
     "worst",
     [
-        parameter(w, rank)
+        parameter(w.law, w.case, rank, w)
         for _, same in itertools.groupby(corpus.load(), lambda w: w.law)
         for rank, w in enumerate(same)
     ],
 )
 def test_worst_cases_stay_within_budget(grower, worst: corpus.Worst) -> None:
     """Each law holds on the cases that were the hardest for it of all runs so far."""
-    LAWS[worst.law](grower, f"case={worst.case}")
+    ITEMS[worst.law].replay(grower, {"case": worst.case})
+
+
+@law(lossless, claim=claims.LOGITS)
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [
+        parameter(cell["law"], example["case"], cell["fault"], cell["law"], example)
+        for cell, example in corpus.faulty()
+    ],
+)
+def test_where_faults_show(grower, name: str, example: Example) -> None:
+    """Each law holds on the smallest examples that showed it a known-bad grower."""
+    ITEMS[name].replay(grower, example)
 
 
 # Two lanes that nearly cancel: half of all draws of signs leave their difference alone.
-CANCELLING = """Case(family="stablelm", config={
-    "vocab_size": 11, "hidden_size": 2, "intermediate_size": 8, "num_hidden_layers": 1,
-    "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 64,
-    "hidden_act": "gelu_pytorch_tanh", "bos_token_id": None, "eos_token_id": None,
-    "layer_norm_eps": 0.001, "use_qkv_bias": False, "use_parallel_residual": False,
-    "qk_layernorm": False, "tie_word_embeddings": False, "rope_parameters": {
-        "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}},
+CANCELLING = Case(
+    family="stablelm",
+    config={
+        "vocab_size": 11, "hidden_size": 2, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+        "max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh",
+        "bos_token_id": None, "eos_token_id": None, "layer_norm_eps": 0.001,
+        "use_qkv_bias": False, "use_parallel_residual": False, "qk_layernorm": False,
+        "tie_word_embeddings": False,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0
+        },
+    },
     target={"hidden_size": 20, "num_attention_heads": 4, "num_key_value_heads": 2},
-    seed=53, regime="loud", batch=1, tokens=12)"""
+    seed=53, regime="loud", batch=1, tokens=12,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("many", [True, False])
@@ -62,16 +81,16 @@ def test_unit_of_few_draws_does_not_judge(monkeypatch, many: bool) -> None:
     if not many:
         monkeypatch.setattr(Responses, "more", Responses.__getitem__)
     good = BY_NAME["scaled_writers"]
-    logits = functools.partial(
-        LAWS["test_logits_are_unchanged[stablelm-groups]"],
-        Grower(good.name, good),
-        f"case={CANCELLING}",
+    logits = law_of(test_decoder.test_logits_are_unchanged)
+    assert logits
+    replay = functools.partial(
+        logits.items[0].replay, Grower(good.name, good), {"case": CANCELLING}
     )
     if many:
-        logits()
+        replay()
     else:
         with pytest.raises(Violation, match="units against a budget"):
-            logits()
+            replay()
 
 
 @pytest.mark.parametrize("kind", BUDGETS)

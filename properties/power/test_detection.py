@@ -13,7 +13,10 @@ from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS
 from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import REFERENCE
+from ..laws.registry import items, trainable
 from . import detection as power
+from .corpus import faulty
+from .trials import named
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, object]:
@@ -56,24 +59,21 @@ def test_smallest_examples_show_their_faults() -> None:
     """Each committed example is rejected by its law, for the reason of its fault, and is
     not one that any grower fails: a right one passes.
     """
-    cells = [
-        c for c in json.loads(power.RESULTS.read_text()) if c["dtype"] == "float64"
-    ]
+    cells = list(faulty())
     assert len(cells) == len(FAULTS)
-    for cell in cells:
-        law, fault = power.laws()[cell["law"]], BY_NAME[cell["fault"]]
+    for cell, example in cells:
+        item, fault = items()[cell["law"]], BY_NAME[cell["fault"]]
         with pytest.raises(AssertionError, match=fault.reason):
-            law(Grower(fault.name, fault), cell["example"])
-        trains = fault.law == "test_new_parameters_train"
-        good = GOOD["trainable"] if trains else REFERENCE
-        law(Grower(good.name, good), cell["example"])
+            item.replay(Grower(fault.name, fault), example)
+        good = GOOD["trainable"] if item.law.promise is trainable else REFERENCE
+        item.replay(Grower(good.name, good), example)
 
 
 def test_there_are_enough_faults() -> None:
     """At least 60, each once, each with a law that exists and a reason of its own."""
     assert len({f.name for f in FAULTS}) == len(FAULTS) >= 60
     for fault in FAULTS:
-        assert power.named(fault), f"{fault.name} names no law: {fault.law}"
+        assert named(fault)
         assert fault.reason
         assert fault.says
 
