@@ -330,6 +330,14 @@ def copy_companions(source: Path, directory: Path) -> None:
             copy(path, directory / path.name)
 
 
+def config_at(source: str | Path) -> Any:
+    """The config of a checkpoint directory or a .gguf file, without its weights."""
+    path = Path(source)
+    if path.is_file() and path.suffix == ".gguf":
+        return hub.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    return read_config(path)
+
+
 def suppress_new_tokens(directory: Path, config: Any, growth: Growth) -> None:
     """Have the generation config suppress the new tokens, beside those of before."""
     if growth.new.vocab == growth.old.vocab:
@@ -339,6 +347,7 @@ def suppress_new_tokens(directory: Path, config: Any, growth: Growth) -> None:
         hub.GenerationConfig.from_model_config(config).save_pretrained(directory)
     fields = json.loads(path.read_text("utf-8"))
     fields["suppress_tokens"] = suppressed(growth, fields.get("suppress_tokens"))
+    fields.pop("_from_model_config", None)  # else transformers may derive it anew
     path.write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
 
 

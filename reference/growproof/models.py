@@ -13,7 +13,8 @@ from transformers.initialization import no_init_weights
 
 from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError
 from growproof.families import family_named, family_of
-from growproof.family import SIZES
+from growproof.family import SIZES, Family
+from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, plan
 from growproof.masked import (
     MaskedLlamaConfig,
@@ -143,6 +144,7 @@ def suppress(model: Any, growth: Growth) -> Any:
     if growth.new.vocab > growth.old.vocab:
         generation = model.generation_config
         generation.suppress_tokens = suppressed(growth, generation.suppress_tokens)
+        generation._from_model_config = False  # else transformers may derive it anew
     return model
 
 
@@ -209,6 +211,44 @@ def plan_model(
     ):
         refuse_frequencies(config, config_of(config, growth), growth)
     return growth
+
+
+def fit_model(
+    config: Any, wanted: Wanted, policies: Policies | None = None
+) -> tuple[Plan, dict[str, int]]:
+    """The least growth of a model of `config` to what is wanted, and its target.
+
+    Raises GrowthError where there is none, with what cannot be met.
+    """
+    family, d = family_of(config), decoder_of(config)
+    refused: list[str] = []
+    serving: list[int] = []
+    for head_dim in wanted.head_dims:
+        try:
+            if head_dim > d.head_dim and not family.tied_head_dim:
+                plan_model(config, {"head_dim": head_dim}, policies)
+            serving.append(head_dim)
+        except GrowthError as error:
+            refused.append(f"head_dim {head_dim}: {error}")
+    if refused and not any(k >= d.head_dim for k in serving):
+        raise GrowthError("; ".join(refused))
+    found = fit(d, replace(wanted, head_dims=tuple(serving)), rules_of(family))
+    target = {
+        family.sizes[name]: size
+        for name in family.sizes
+        if (size := getattr(found.new, name)) != getattr(d, name)
+    }
+    growth = plan_model(config, target, policies)
+    return replace(found, new=growth.new), target
+
+
+def rules_of(family: Family) -> Rules:
+    """What a family asks of its sizes."""
+    return Rules(
+        whole_heads=family.whole_heads,
+        tied_head_dim=family.tied_head_dim,
+        grouped="groups" in family.sizes,
+    )
 
 
 def grow(

@@ -21,11 +21,13 @@ UNCHOSEN = -(2.0**15)  # fp16, bf16 and wider hold it exactly
 Carrier = Literal["head bias", "LayerNorm bias", "generation config"]
 
 
-def carrier(state: Mapping[str, Tensor], d: Decoder) -> Carrier:
-    """What keeps the new tokens of a decoder with these weights from being chosen."""
-    if "head.bias" in state:
+def carrier(grown: Mapping[str, Tensor], growth: Growth) -> Carrier:
+    """What keeps the new tokens of a grown model from being chosen."""
+    if "head.bias" in grown:
         return "head bias"
-    return "generation config" if silent_row(state, d) is None else "LayerNorm bias"
+    head = grown["embed.weight" if growth.old.tied else "head.weight"]
+    silent = head[growth.old.vocab :].any()
+    return "LayerNorm bias" if silent else "generation config"
 
 
 def silent_row(state: Mapping[str, Tensor], d: Decoder) -> Tensor | None:
@@ -67,7 +69,7 @@ def suppressed(growth: Growth, before: list[int] | None = None) -> list[int]:
 def said(growth: Growth, by: Carrier) -> str:
     """What became of the softmax over all logits, in words."""
     old, new = growth.old.vocab, growth.new.vocab
-    rows = f"tokens {old:,} to {new - 1:,} are new: the old logits are the same, "
+    rows = f"Tokens {old:,} to {new - 1:,} are new: the old logits are the same, "
     if by != "generation config":
         return (
             f"{rows}and the new ones are −2¹⁵ (by the {by}), so that the softmax over "
