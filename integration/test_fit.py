@@ -60,7 +60,7 @@ WAYS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "layers before": ({"num_hidden_layers": 6}, {"depth": "prepend"}),
     "a layer behind every second": ({}, {"depth": "every:2"}),
     "a trained layer behind each": ({}, {"depth": "every:1", "fill": "trainable"}),
-    "lanes between": ({"head_dim": 12}, {"rotary": "between"}),
+    "lanes between": ({"head_dim": 16}, {"rotary": "between"}),  # √4 is a power of two
     "all at once": (
         {"vocab_size": 40, "intermediate_size": 80, "num_key_value_heads": 6,
          "num_attention_heads": 12, "head_dim": 16},
@@ -125,7 +125,9 @@ def test_a_placement_that_cannot_be_is_refused(
 )
 @pytest.mark.parametrize("fill", ["zeros", "trainable"])
 def test_new_tokens_are_never_chosen(family: str, silent: bool, fill: str) -> None:
-    model = loud(family, num_key_value_heads=6, bos_token_id=1)
+    model = loud(family, num_attention_heads=3, num_key_value_heads=3, bos_token_id=1)
+    if family == "stablelm":  # γ Σ β/γ at least 1: the row fits in fp16
+        torch.nn.init.constant_(model.model.norm.bias, 0.5)
     model.generation_config.suppress_tokens = [3]
     bigger = grow(model, {"vocab_size": 48, "hidden_size": 48}, fill=fill)
     old, new = logits(model), logits(bigger)
@@ -147,7 +149,7 @@ def test_a_checkpoint_suppresses_new_tokens(
     model.save_pretrained(tmp_path / "old")
     arguments = [str(tmp_path / "old"), str(tmp_path / "new"), "--vocab-size=64"]
     assert main(["grow", *arguments]) == 0
-    assert "zero rows" in capsys.readouterr().out
+    assert "suppresses the new" in " ".join(capsys.readouterr().out.split())
     bigger: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "new")
     assert bigger.generation_config.suppress_tokens == [3, *range(37, 64)]
     (tmp_path / "old" / "generation_config.json").unlink()
@@ -164,7 +166,7 @@ ROPES: dict[str, tuple[dict[str, Any], str]] = {
     "default": ({"rope_type": "default", "rope_theta": 1e4}, ""),
     "a large θ": ({"rope_type": "default", "rope_theta": 1e30}, ""),
     "yarn": (YARN, ""),
-    "yarn that rounds": (YARN | {"original_max_position_embeddings": 16}, "not among"),
+    "yarn that rounds": (YARN | {"original_max_position_embeddings": 1024}, "not among"),
     "longrope": (
         {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0,
          "original_max_position_embeddings": 32, "short_factor": [1.0, 1.2, 1.4, 1.6],
