@@ -38,6 +38,7 @@ from growproof.models import (
     plan_model,
 )
 from growproof.padding import Grown, check
+from growproof.vocabulary import suppressed
 
 # untyped: Any stands for the module
 hub: Any = transformers
@@ -139,6 +140,7 @@ def grow_checkpoint(
                 )
             write_config(new_config, fresh)
             copy_companions(directory, fresh)
+            suppress_new_tokens(fresh, new_config, growth)
     return growth
 
 
@@ -326,6 +328,27 @@ def copy_companions(source: Path, directory: Path) -> None:
         for path in source.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, directory / path.name)
+
+
+def config_at(source: str | Path) -> Any:
+    """The config of a checkpoint directory or a .gguf file, without its weights."""
+    path = Path(source)
+    if path.is_file() and path.suffix == ".gguf":
+        return hub.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    return read_config(path)
+
+
+def suppress_new_tokens(directory: Path, config: Any, growth: Growth) -> None:
+    """Have the generation config suppress the new tokens, beside those of before."""
+    if growth.new.vocab == growth.old.vocab:
+        return
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        hub.GenerationConfig.from_model_config(config).save_pretrained(directory)
+    fields = json.loads(path.read_text("utf-8"))
+    fields["suppress_tokens"] = suppressed(growth, fields.get("suppress_tokens"))
+    fields.pop("_from_model_config", None)  # else transformers may derive it anew
+    path.write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
 
 
 def refuse_overwriting(source: Path, destination: Path, *, force: bool) -> None:

@@ -236,6 +236,9 @@ class Family:
         parted = growth.old.split and growth.taller > 1 and growth.between == 1
         if parted and "rope_theta" in found:
             found["rope_theta"] = float(found["rope_theta"]) ** growth.taller
+        for name in ("short_factor", "long_factor"):  # longrope: one for each pair
+            if name in found:
+                found[name] = [f for f in found[name] for _ in range(growth.between)]
         if self.partial:
             found["partial_rotary_factor"] = growth.new.partial_rotary_factor
         return found

@@ -5,6 +5,7 @@ out; ε, θ and the kinds of new layers follow from the sizes by rules that name
 """
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,11 +15,12 @@ from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError, Kind, 
 
 NormPolicy = Literal["scaled", "centred", "averaged", "masked"]
 Fill = Literal["zeros", "trainable"]
-Depth = Literal["append", "interleave"]
 Lanes = Literal["parted", "between"]
 
-SIZES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers", "expert_mlp")
-FIXED = ("vocab", "experts", "positions")  # sizes that no policy can grow
+SIZES = (
+    "vocab", "hidden", "heads", "groups", "head_dim", "mlp", "layers", "expert_mlp",
+)  # fmt: skip
+FIXED = ("experts", "positions")  # sizes that no policy can grow
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -31,16 +33,20 @@ class Policies:
     mean of the old ones: exact for LayerNorm, tied models too, but no zero padding),
     `masked` (the old divisor, in modelling code of its own); None for the exact one that
     stock code runs. fill: new entries `zeros`, or `trainable`. depth: new layers behind
-    the old ones (`append`) or between them. rotary: where full rotary gets new lanes,
-    `parted` (behind each half, θ' = θ^(K'/K)) or `between` the old ones (K' = n · K, θ as
-    it is: the same frequencies bit for bit); None for between where K' is a multiple.
-    seed, initializer_range: of a trainable fill.
+    the old ones (`append`), before them (`prepend`), evenly between them
+    (`interleave`), or one behind every n-th (`every:n`, which also says how many).
+    rotary: where full rotary gets new lanes, `parted` (behind each half, θ' = θ^(K'/K))
+    or `between` the old ones (K' = n · K, θ as it is: the same frequencies bit for bit);
+    None for between where K' is a multiple. spread: the MLP's neurons lie in so many
+    equal blocks, and each is padded at its end, as the share of a rank. seed,
+    initializer_range: of a trainable fill.
     """
 
     norm: NormPolicy | None = None
     fill: Fill = "zeros"
-    depth: Depth = "append"
+    depth: str = "append"
     rotary: Lanes | None = None
+    spread: int = 1
     seed: int = 0
     initializer_range: float = 0.02
 
@@ -48,7 +54,6 @@ class Policies:
         for name, known in (
             ("norm", (None, "scaled", "centred", "averaged", "masked")),
             ("fill", ("zeros", "trainable")),
-            ("depth", ("append", "interleave")),
             ("rotary", (None, "parted", "between")),
         ):
             if getattr(self, name) not in known:
@@ -56,6 +61,15 @@ class Policies:
                 raise GrowthError(
                     f"{name} must be one of {choices}, got {getattr(self, name)!r}"
                 )
+        if not re.fullmatch(r"append|prepend|interleave|every:[1-9]\d*", self.depth):
+            raise GrowthError(
+                "depth must be append, prepend, interleave or every:N (N at least 1), "
+                f"got {self.depth!r}"
+            )
+        if self.spread < 1:
+            raise GrowthError(
+                f"spread counts blocks of MLP neurons: at least 1, got {self.spread}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +121,7 @@ def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) ->
     """
     policies = policies or Policies()
     asked = {name: size for name, size in sizes.items() if size is not None}
+    asked.setdefault("layers", layers_of(old.layers, policies.depth))
     for name in (*SIZES, *FIXED):
         before, after = getattr(old, name), asked.get(name, getattr(old, name))
         if after < before:
@@ -126,7 +141,7 @@ def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) ->
         **asked,
         kinds=grown_kinds(
             old,
-            asked.get("layers", old.layers),
+            asked["layers"],
             asked.get("head_dim", old.head_dim),
             policies,
         ),
@@ -139,8 +154,6 @@ def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) ->
 
 
 REFUSED = {
-    "vocab": "vocab_size cannot grow from {before} to {after}: the softmax over the "
-    "logits would see the new tokens. Resize the embedding after growing",
     "experts": "experts cannot grow from {before} to {after}: a router would choose the "
     "new ones, having no −∞ to begin from. Grow the experts' intermediate size instead",
     "positions": "learned positions cannot grow from {before} to {after}: what a new "
@@ -157,15 +170,23 @@ def default_norm(old: Decoder, *, grows: bool) -> NormPolicy:
     return "averaged" if old.tied else "centred"
 
 
+def layers_of(layers: int, depth: str) -> int:
+    """L' where only the depth policy says it: one layer more behind every n-th."""
+    return layers + (layers // int(depth[6:]) if depth.startswith("every:") else 0)
+
+
 def layers_map(layers: int, layers_new: int, depth: str) -> list[int]:
-    """Old layer → new layer: kept in front, or spread so that new layers lie between."""
-    if depth == "append":
-        return list(range(layers))
-    return [(i + 1) * layers_new // layers - 1 for i in range(layers)]
+    """Old layer → new layer, strictly increasing, as the depth policy says."""
+    if depth.startswith("every:"):
+        return [i + i // int(depth[6:]) for i in range(layers)]
+    if depth == "interleave":
+        return [(i + 1) * layers_new // layers - 1 for i in range(layers)]
+    first = layers_new - layers if depth == "prepend" else 0
+    return list(range(first, first + layers))
 
 
 def before(layers: int, layers_new: int, depth: str) -> list[int]:
-    """For each grown layer the old one that it is, or that lies before it."""
+    """For each grown layer the old one that it is, or that lies before it (else 0)."""
     along = layers_map(layers, layers_new, depth)
     found, current = list[int](), 0
     for i in range(layers_new):
@@ -217,7 +238,8 @@ def grown_rotary(old: Decoder, rotary: Rotary, head_dim_new: int) -> Rotary:
     if rotary.kind not in SURVIVING_ROPE_TYPES:
         raise GrowthError(
             f"rope type {rotary.kind!r} computes its frequencies from head_dim, so "
-            f"they do not survive head_dim {old.head_dim} → {head_dim_new}: grow "
+            f"they do not survive head_dim {old.head_dim} → {head_dim_new}: choose a "
+            "multiple (new lanes then go between the old ones), or grow "
             "num_attention_heads instead and leave head_dim alone"
         )
     if head_dim_new % 2:
@@ -230,7 +252,8 @@ def grown_rotary(old: Decoder, rotary: Rotary, head_dim_new: int) -> Rotary:
         raise GrowthError(
             f"rope_theta {rotary.theta:g} must become 10^{decades:.1f} for head_dim "
             f"{old.head_dim} → {head_dim_new}, and transformers computes it in float32 "
-            "(at most 3.4e38): choose a smaller head_dim, or more heads"
+            "(at most 3.4e38): choose a smaller head_dim, a multiple of the old one, or "
+            "more heads"
         )
     theta = rotary.theta ** (head_dim_new / old.head_dim)
     return replace(rotary, theta=theta, dims=head_dim_new)
@@ -240,6 +263,7 @@ def refuse_inexact(growth: Growth) -> None:
     """Raise GrowthError for sizes and policies that cannot hold together."""
     old, new, norm = growth.old, growth.new, growth.policies.norm
     _ = growth.copies  # raises where a query head would lose its keys
+    refuse_placement(growth)
     if norm == "averaged" and old.norm == "rms":
         raise GrowthError(
             "new lanes that hold the mean of the old ones vanish behind a LayerNorm; "
@@ -265,4 +289,23 @@ def refuse_inexact(growth: Growth) -> None:
         raise GrowthError(
             f"the model is already masked (norms divide by {old.norm_size}, not "
             f"{old.hidden}): it can only be grown with norm='masked'"
+        )
+
+
+def refuse_placement(growth: Growth) -> None:
+    """Raise GrowthError where neurons or layers cannot lie where a policy puts them."""
+    old, new, policies = growth.old, growth.new, growth.policies
+    for name in ("mlp", "expert_mlp"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after and (before % policies.spread or after % policies.spread):
+            raise GrowthError(
+                f"{name} {before} → {after} cannot be spread over {policies.spread} "
+                "equal blocks: both must be multiples of it. Leave spread at 1, or "
+                "choose other sizes"
+            )
+    layers = layers_of(old.layers, policies.depth)
+    if policies.depth.startswith("every:") and new.layers != layers:
+        raise GrowthError(
+            f"depth {policies.depth} makes {old.layers} layers {layers}, but "
+            f"{new.layers} are asked for: leave the number of layers out"
         )

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
-from growproof.decoder import Decoder, GrowthError
+from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError
 from growproof.families import family_named, family_of
-from growproof.family import SIZES
+from growproof.family import SIZES, Family
+from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, plan
 from growproof.masked import (
     MaskedLlamaConfig,
@@ -22,6 +23,8 @@ from growproof.masked import (
     MaskedStableLmForCausalLM,
 )
 from growproof.padding import State, grow_state, shrink_state
+from growproof.rotary import refuse_frequencies
+from growproof.vocabulary import suppressed
 
 # transformers' models and configs are untyped: Any here stands for PreTrainedModel and
 # PretrainedConfig.
@@ -136,6 +139,15 @@ def model_of(config: Any, state: State, like: Any) -> Any:
     return model.train(like.training)
 
 
+def suppress(model: Any, growth: Growth) -> Any:
+    """The model, whose generate() chooses no new token."""
+    if growth.new.vocab > growth.old.vocab:
+        generation = model.generation_config
+        generation.suppress_tokens = suppressed(growth, generation.suppress_tokens)
+        generation._from_model_config = False  # else transformers may derive it anew
+    return model
+
+
 def kind(name: str) -> str:
     """A stored parameter's name without its layer and head numbers."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
@@ -193,7 +205,50 @@ def plan_model(
     policies = replace(policies or Policies(), initializer_range=spread)
     growth = plan(decoder_of(config), policies, **sizes_of(config, target))
     family_of(config).check_sizes(growth.new)
+    if growth.taller > 1 and any(
+        kind.rotary and kind.rotary.kind not in SURVIVING_ROPE_TYPES
+        for kind in growth.old.kinds
+    ):
+        refuse_frequencies(config, config_of(config, growth), growth)
     return growth
+
+
+def fit_model(
+    config: Any, wanted: Wanted, policies: Policies | None = None
+) -> tuple[Plan, dict[str, int]]:
+    """The least growth of a model of `config` to what is wanted, and its target.
+
+    Raises GrowthError where there is none, with what cannot be met.
+    """
+    family, d = family_of(config), decoder_of(config)
+    refused: list[str] = []
+    serving: list[int] = []
+    for head_dim in wanted.head_dims:
+        try:
+            if head_dim > d.head_dim and not family.tied_head_dim:
+                plan_model(config, {"head_dim": head_dim}, policies)
+            serving.append(head_dim)
+        except GrowthError as error:
+            refused.append(f"head_dim {head_dim}: {error}")
+    if refused and not any(k >= d.head_dim for k in serving):
+        raise GrowthError("; ".join(refused))
+    found = fit(d, replace(wanted, head_dims=tuple(serving)), rules_of(family))
+    target = {
+        family.sizes[name]: size
+        for name in family.sizes
+        if (size := getattr(found.new, name)) != getattr(d, name)
+    }
+    growth = plan_model(config, target, policies)
+    return replace(found, new=growth.new), target
+
+
+def rules_of(family: Family) -> Rules:
+    """What a family asks of its sizes."""
+    return Rules(
+        whole_heads=family.whole_heads,
+        tied_head_dim=family.tied_head_dim,
+        grouped="groups" in family.sizes,
+    )
 
 
 def grow(
@@ -207,14 +262,15 @@ def grow(
     model: a transformers causal LM of a family in `growproof.families`, any dtype and
     device; it is not modified, and shares no memory with the result.
     target: transformers config names to sizes: hidden_size, intermediate_size,
-    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim. A missing name
-    keeps its size.
-    policies, or options by their names (norm, fill, depth, seed): see `Policies`.
+    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size. A
+    missing name keeps its size.
+    policies, or options by their names (norm, fill, depth, rotary, spread, seed): see
+    `Policies`.
     Raises GrowthError, before anything is built, for what cannot be done exactly.
     """
     growth = plan_model(model.config, target, policies or Policies(**options))
     state = grow_state(state_of(model), growth)
-    return model_of(config_of(model.config, growth), state, model)
+    return suppress(model_of(config_of(model.config, growth), state, model), growth)
 
 
 def shrink(model: Any, like: Any, target: Mapping[str, int], **options: Any) -> Any:

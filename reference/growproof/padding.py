@@ -24,6 +24,7 @@ from growproof.table import (
     template_of,
     tensors,
 )
+from growproof.vocabulary import silence
 
 State = Mapping[str, Tensor]
 
@@ -200,7 +201,10 @@ class Grown(Mapping[str, Tensor]):
         old, row = self.rows[name]
         like = self.state[old or sibling(name, row, self.growth.old)]
         new = blank(name, row, self.growth, like, fresh=old is None)
-        return new if old is None else place(like, row, self.growth, new)
+        if old is not None:
+            place(like, row, self.growth, new)
+        silence(new, name, self.state, self.growth)
+        return new
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)

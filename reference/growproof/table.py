@@ -109,7 +109,8 @@ def folds(growth: Growth) -> dict[Axis, Fold]:
 
     Where key/value heads are repeated m times, a group's query heads are dealt out over
     its copies in shares of s: the query axis is (G, m, s, K), and the key axis (G, m, K).
-    Where new lanes lie between the old ones, each old lane is the first of n.
+    Where new lanes lie between the old ones, each old lane is the first of n. Neurons
+    that are spread lie in n blocks.
     """
     old, new, m = growth.old, growth.new, growth.copies
     before, after = factors(old), factors(new)
@@ -123,6 +124,11 @@ def folds(growth: Growth) -> dict[Axis, Fold]:
     found["head"] = (heads, heads_new)
     found["query"] = ((*heads, *lanes), (*heads_new, *lanes_new))
     found["key"] = ((*heads[:2], *lanes), (*heads_new[:2], *lanes_new))
+    n = growth.policies.spread
+    for axis in ("mlp", "expert_mlp"):
+        (neurons,), (neurons_new,) = found[axis]
+        if neurons_new > neurons:
+            found[axis] = ((n, neurons // n), (n, neurons_new // n))
     return found
 
 
