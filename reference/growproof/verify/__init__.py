@@ -155,7 +155,7 @@ def measured(
     if new.decoder.vocab < old.decoder.vocab:
         return []
     if old.has_clone and new.has_clone:
-        checks = in_the_clone(old, new, known, ids, how.seed)
+        checks = in_the_clone(old, new, known, ids, how.seed, how.progress)
     else:
         d = old.decoder
         found = f"the clone has no {d.activation} with {d.rotary.kind} rope"

@@ -44,7 +44,9 @@ def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
         if f.name not in ANSWERED and getattr(a, f.name) != getattr(b, f.name)
     ]
     if a.experts:
-        differ += [n for n in ("active", "renormalised") if getattr(a, n) != getattr(b, n)]
+        differ += [
+            n for n in ("active", "renormalised") if getattr(a, n) != getattr(b, n)
+        ]
     elif b.experts and not b.renormalised and b.active < b.experts:
         differ.append("renormalised")
     if differ:
@@ -70,7 +72,9 @@ def refuse_other_kind(old: Kind, new: Kind, j: int) -> None:
         raise GrowthError(f"layer {j} is turned in one of the two only")
     if old.rotary and new.rotary and old.rotary != new.rotary:
         f, g = old.rotary.frequencies(), new.rotary.frequencies()
-        if len(g) < len(f) or (len(f) and (g / f[:, None] - 1).abs().amin(1).max() > 1e-6):
+        if len(g) < len(f) or (
+            len(f) and (g / f[:, None] - 1).abs().amin(1).max() > 1e-6
+        ):
             raise GrowthError(f"layer {j} has other rotary frequencies")
 
 
@@ -134,7 +138,9 @@ class Accountant:
             yield name
             source = name.replace(f"layers.{at.layer}.", f"layers.{at.source}.", 1)
             self.tensor(name, source, row, scaling, at)
-        for name, said, index in crossings(self.old.decoder, self.new.decoder, at, self.loud):
+        for name, said, index in crossings(
+            self.old.decoder, self.new.decoder, at, self.loud
+        ):
             self.miss(f"layers.{at.layer}.{name}.weight", said, *index)
 
     def silent_layer(self, j: int, here: dict[str, Row]) -> Iterator[str]:
@@ -148,7 +154,10 @@ class Accountant:
             if not x.isfinite().all():
                 self.miss(name, "holds a number that is not finite")
             zero[name] = not bool((x + row.offset if row.norm else x).any())
-        for norm, parts in (("attn_out_norm", ["o"]), ("mlp_out_norm", ["down", "expert_down"])):
+        for norm, parts in (
+            ("attn_out_norm", ["o"]),
+            ("mlp_out_norm", ["down", "expert_down"]),
+        ):
             held = [n for n in here if n.split(".")[2] in parts]
             norms = [n for n in here if n.split(".")[2] == norm]
             loud = [n for n in held if not zero[n]]
@@ -164,14 +173,19 @@ class Accountant:
             else:
                 same = name.endswith("bias") and not x.any()
             if not same:
-                self.miss(name, "the source has it, and the destination has no such tensor")
+                self.miss(
+                    name, "the source has it, and the destination has no such tensor"
+                )
 
     def ratios(self, at: Places) -> dict[str, float]:
         """By how much q and k are scaled, as far as one number tells."""
         found, table = dict[str, float](), rows(self.old.decoder)
         for part in score_parts(self.old.decoder):
             row = table[f"{LAYER}{part}.weight"]
-            x = self.old.state[f"layers.{at.source}.{part}.weight"].double() + row.offset
+            x = (
+                self.old.state[f"layers.{at.source}.{part}.weight"].double()
+                + row.offset
+            )
             y = self.new.state[f"layers.{at.layer}.{part}.weight"].double() + row.offset
             origins = self.origins(part, row, at, 0)
             held = outer([origin >= 0 for origin in origins])
@@ -288,7 +302,9 @@ def crossings(a: Decoder, b: Decoder, at: Places, loud: Loud) -> Iterator[Found]
         down = loud.get(("down", e))
         if down is not None:
             factors = [loud[part, e] for part in ("gate", "up") if (part, e) in loud]
-            for f in (outer_all([down, *factors]) & (origin < 0)).nonzero()[:, 0].tolist():
+            for f in (
+                (outer_all([down, *factors]) & (origin < 0)).nonzero()[:, 0].tolist()
+            ):
                 yield "down", f"new neuron {f} is not silent", (0, f)
                 break
 
@@ -331,9 +347,13 @@ def loud_values(b: Decoder, at: Places, loud: Loud) -> Iterator[Found]:
     v = torch.ones(b.groups * b.head_dim, dtype=torch.bool) if v is None else v
     v = v.reshape(b.groups, -1).repeat_interleave(b.repeats, 0)
     new = [
-        at.values[g] < 0 if g >= 0 and h >= 0 else torch.ones(b.head_dim, dtype=torch.bool)
+        at.values[g] < 0
+        if g >= 0 and h >= 0
+        else torch.ones(b.head_dim, dtype=torch.bool)
         for h, g in zip(
-            at.heads.tolist(), at.groups.repeat_interleave(b.repeats).tolist(), strict=True
+            at.heads.tolist(),
+            at.groups.repeat_interleave(b.repeats).tolist(),
+            strict=True,
         )
     ]
     for h, k in (o & v & torch.stack(new)).nonzero().tolist():
@@ -373,7 +393,12 @@ def accounted(old: Side, new: Side, *, progress: bool | None = None) -> Accounte
     disable = None if progress is None else not progress
     total = len(new.state)
     for _ in tqdm(
-        accountant.run(), "accounting", total, unit="tensor", disable=disable, leave=False
+        accountant.run(),
+        "accounting",
+        total,
+        unit="tensor",
+        disable=disable,
+        leave=False,
     ):
         pass
     return Accounted(accountant.account, "", placed, scaling)

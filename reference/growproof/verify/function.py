@@ -7,6 +7,7 @@ import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 from growproof.clone import Taps, stages
 from growproof.models import build
@@ -57,17 +58,22 @@ def runs(
     )
 
 
-def last_logits(run: Run) -> Tensor:
-    """(T, V) of a run."""
+def last_logits(run: Run, bar: Any) -> Tensor:
+    """(T, V) of a run; a bar goes on with each layer."""
     end: Taps = {}
     for _, end in run:  # noqa: B007
-        pass
+        bar.update()
     return end["logits"][0]
 
 
 def losses(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy of each next token, (T − 1,), of logits (T, V)."""
     return cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+
+
+def disabled(progress: bool | None) -> bool | None:
+    """tqdm's way to say it: None is off where stderr is no terminal."""
+    return None if progress is None else not progress
 
 
 def rms(x: Tensor) -> float:
@@ -110,10 +116,24 @@ def function_checks(
 
 @torch.no_grad()
 def in_the_clone(
-    old: Side, new: Side, known: Accounted, ids: Tensor, seed: int
+    old: Side,
+    new: Side,
+    known: Accounted,
+    ids: Tensor,
+    seed: int,
+    progress: bool | None = None,
 ) -> list[Check]:
     """Logits and loss of the eager clone in float64."""
-    want, shaken, got = (last_logits(run) for run in runs(old, new, known, ids, seed))
+    total = 2 * (old.decoder.layers + 2) + new.decoder.layers + 2
+    with tqdm(
+        desc="float64",
+        total=total,
+        unit="layer",
+        disable=disabled(progress),
+        leave=False,
+    ) as bar:
+        three = runs(old, new, known, ids, seed)
+        want, shaken, got = (last_logits(run, bar) for run in three)
     return function_checks("float64", want, shaken, got, ids)
 
 

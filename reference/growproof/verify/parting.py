@@ -60,7 +60,10 @@ def parting(old: Side, new: Side, known: Accounted, ids: Tensor, seed: int) -> s
                     "later tap can be compared: another layout, or a wrong embedding"
                 )
             if fresh:
-                name, said = silence(z), f"{said} (a new layer, which should add nothing)"
+                name, said = (
+                    silence(z),
+                    f"{said} (a new layer, which should add nothing)",
+                )
             return f"{prefix}{name} {said}"
     return "no tap parts beyond its budget on this text"
 
@@ -138,7 +141,10 @@ def differs(
 
     New lanes of the residual must be zero; elsewhere they are free.
     """
-    axes = [torch.arange(n) if o is None else o for o, n in zip(origins, x.shape, strict=True)]
+    axes = [
+        torch.arange(n) if o is None else o
+        for o, n in zip(origins, x.shape, strict=True)
+    ]
     held = outer([origin >= 0 for origin in axes])
     want = taken(centred(x, row, growth) * row.scale, axes)
     response = taken(centred(y - x, row, growth) * row.scale, axes)

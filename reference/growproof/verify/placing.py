@@ -233,9 +233,7 @@ def places(old: Side, new: Side, residual: Tensor, i: int, j: int) -> Places:
     heads = settled(one, two, *guessed_heads(a, b))
     groups = groups_of(heads, a, b)
     v, v_new = read(old, "v", i), read(new, "v", j)
-    values = [
-        values_of(v, v_new, g, groups, a, b, lanes) for g in range(a.groups)
-    ]
+    values = [values_of(v, v_new, g, groups, a, b, lanes) for g in range(a.groups)]
     neurons = neurons_of(old, new, i, j, at_old, at_new)
     return Places(i, j, heads, groups, lanes, values, neurons)
 
@@ -351,5 +349,3 @@ def neurons_of(
 def fresh(placed: Placement, layers: int) -> list[int]:
     """The new layers that hold no old one."""
     return [j for j in range(layers) if j not in placed.layers]
-
-

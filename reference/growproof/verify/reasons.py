@@ -22,7 +22,9 @@ def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
     if account.misses:
         names = len({miss.name for miss in account.misses})
         found = f"{names} of {account.tensors} tensors are not accounted for"
-        return [Check(name="entries", found=f"{found}; {account.misses[0]}", passed=None)]
+        return [
+            Check(name="entries", found=f"{found}; {account.misses[0]}", passed=None)
+        ]
     checks = [Check(name="entries", found=counted(account), passed=True)]
     if new.decoder.vocab > old.decoder.vocab:
         checks.append(Check(name="vocabulary", found=new_tokens(old, new), passed=None))
@@ -69,12 +71,10 @@ def unlike(old: Side, new: Side, known: Accounted) -> str:
     account = known.account
     if account is None or not account.misses:
         return ""
-    misses = [miss for miss in account.misses if miss.index or miss.wrong > 1]
-    if not misses:
-        return ""
-    shift = rows_moved(old, new)
-    if shift:
-        return shift
+    misses = account.misses
+    moved = rows_moved(old, new) or heads_moved(old, new, known)
+    if moved:
+        return moved
     narrow = frozenset[torch.dtype].intersection(*(m.narrow for m in misses))
     if narrow:
         dtype = min(map(str, narrow))[6:]
@@ -122,4 +122,23 @@ def rows_moved(old: Side, new: Side) -> str:
             return f"{name}: {m - n} new rows were put before old row {first}."
         if not (y[:n] == x).all(1).any():
             return f"{name}: no row is the source's; it was drawn anew."
+    return ""
+
+
+def heads_moved(old: Side, new: Side, known: Accounted) -> str:
+    """The order of key/value heads, where that is what is wrong."""
+    assert known.placed is not None
+    for j, at in known.placed.layers.items():
+        x = old.state[f"layers.{at.source}.k.weight"]
+        y = new.state[f"layers.{j}.k.weight"]
+        if x.shape[1] != y.shape[1] or old.decoder.head_dim != new.decoder.head_dim:
+            return ""
+        x, y = (t.unflatten(0, (-1, old.decoder.head_dim)) for t in (x, y))
+        found = [next((i for i, w in enumerate(x) if torch.equal(w, z)), -1) for z in y]
+        if found != at.groups.tolist() and min(found) >= 0:
+            return (
+                f"layers.{j}, attention: the order of the key/value heads. They hold the "
+                f"old ones {found}, and the query heads are in the order of those "
+                f"{at.groups.tolist()}."
+            )
     return ""

@@ -10,9 +10,11 @@ from growproof.verify.outcome import Check, Verification
 
 MARKS = {True: "[green]ok[/]  ", False: "[red]NO[/]  ", None: "[yellow]note[/]"}
 TERMS = {
-    "budget": "budget: what one rounding of the weights that had to change does, times 4",
+    "entries": "entries: each stored number, against the one the sizes ask for",
+    "ε": "variance ÷ ε: a norm divides by the root of their sum, so that the ratio stays",
     "float64": "float64: growproof's own eager decoder; transformers: the stock one",
-    "ε": "ε: added to the variance in a norm; it must follow the stream",
+    "logits": "error of budget: the budget is 4 times what rounding once the weights "
+    "that had to change does",
 }
 
 
@@ -26,12 +28,14 @@ def render(result: Verification, console: Console | None = None) -> None:
     for c in result.checks:
         console.print(f"{MARKS[c.passed]}  {escape(c.name)}{numbers(c)}")
         if c.found:
-            console.print(Padding(escape(c.found), (0, 0, 0, 6)), overflow="fold")
+            indented = Padding(escape(c.found), (0, 0, 0, 6), expand=False)
+            console.print(indented, overflow="fold")
     console.print()
-    if any(c.budget is not None for c in result.checks):
-        for term in TERMS.values():
-            console.print(f"[dim]{escape(term)}[/]")
-        console.print()
+    named = " ".join(c.name for c in result.checks)
+    for term, said in TERMS.items():
+        if term in named:
+            console.print(f"[dim]{escape(said)}[/]")
+    console.print()
     for line in verdict(result):
         console.print(escape(line))
 
@@ -50,6 +54,6 @@ def verdict(result: Verification) -> Sequence[str]:
             result.verdict
             or "The same function on this text, within the rounding of its stored weights."
         ]
-    lines = ["NOT the same function: " + "; ".join(result.reasons) + "."]
+    lines = [f"NOT the same function: {'; '.join(result.reasons)}."]
     lines += [result.verdict] if result.verdict else []
     return lines + ([f"First parting: {result.parting}."] if result.parting else [])

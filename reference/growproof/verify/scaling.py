@@ -50,7 +50,9 @@ class Scaling:
     def changes(self, part: str, row: Row) -> bool:
         """True where an entry cannot stay what it is, even in binary."""
         row = self.row(part, row)
-        power = math.frexp(abs(row.scale))[0] == 0.5 and (row.scale == 1 or not row.offset)
+        power = math.frexp(abs(row.scale))[0] == 0.5 and (
+            row.scale == 1 or not row.offset
+        )
         return row.centre is not None or row.averaged or not power
 
 
@@ -128,7 +130,9 @@ def policy(old: Side, new: Side, residual: Tensor) -> NormPolicy:
     return "centred" if wider or bool(lost < kept) else "scaled"
 
 
-def nearest(x: Tensor, y: Tensor, residual: Tensor, choices: tuple[float, ...]) -> float:
+def nearest(
+    x: Tensor, y: Tensor, residual: Tensor, choices: tuple[float, ...]
+) -> float:
     """The choice of k for which k · x is nearest to y, where y holds x."""
     held = residual >= 0
     x = x[:256].double()[:, residual[held]]
@@ -151,10 +155,10 @@ def shared(
         return sum(abs(math.log(max(found[p], 1e-9) / want[p])) for p in want)
 
     # the table's own choice wins where nothing fits
-    share = min((1.0, root, math.sqrt(root)), key=lambda c: distance(c) + (c != 1) * 1e-3)
-    return replace(
-        scaling, scalars={**by, q: by[q] / share, k: by.get(k, 1.0) * share}
+    share = min(
+        (1.0, root, math.sqrt(root)), key=lambda c: distance(c) + (c != 1) * 1e-3
     )
+    return replace(scaling, scalars={**by, q: by[q] / share, k: by.get(k, 1.0) * share})
 
 
 def score_parts(d: Decoder) -> tuple[str, str]:

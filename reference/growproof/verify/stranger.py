@@ -58,7 +58,9 @@ def strangers(
     family = kinds[0] if kinds[0] == kinds[1] else " → ".join(kinds)
     note = NOT_LOOKED_AT.format(why=why.split(":")[0])
     checks = [
-        Check(name="family", found=family, passed=True if kinds[0] == kinds[1] else None),
+        Check(
+            name="family", found=family, passed=True if kinds[0] == kinds[1] else None
+        ),
         Check(name="not looked at", found=note, passed=None),
     ]
     for dtype in (torch.float64, torch.float32):
