@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from growproof.clone import ACTIVATIONS
 from growproof.decoder import Decoder, GrowthError, Kind
 from growproof.growth import Growth
 from growproof.rounding import unit_roundoff
 from growproof.table import LAYER, Row, names, rows
 from growproof.verify.entries import Account, Miss, judged, outer, taken
-from growproof.verify.placing import Places, Placement, placement
+from growproof.verify.placing import Placement, Places, integers, placement
 from growproof.verify.scaling import Scaling, scalings, score_parts, shared
 from growproof.verify.sides import Side
 
@@ -203,15 +204,15 @@ class Accountant:
             *(("value lane", origin, a.head_dim) for origin in at.values),
             *(("neuron", origin, width(a, at.source)) for origin in at.neurons),
         ):
-            if origin[origin >= 0].sort().values.tolist() != list(range(n)):
+            if sorted(integers(origin[origin >= 0])) != list(range(n)):
                 self.miss(here, f"an old {what} has no place of its own")
-        for h, was in enumerate(at.heads.tolist()):
+        for h, was in enumerate(integers(at.heads)):
             g, want = int(at.groups[h // b.repeats]), was // a.repeats
             if was >= 0 and g != want:
                 said = f"holds query head {was}, under key/value head {g}, not {want}"
                 self.miss(f"{here}.q.weight", said, h * b.head_dim, 0)
         held = at.groups[at.groups >= 0].bincount()
-        if a.qk_norm == "whole" and len(held.unique()) > 1:
+        if a.qk_norm == "whole" and len({*integers(held)}) > 1:
             self.miss(f"{here}.k_norm.weight", "key heads are not repeated alike")
 
     def origins(self, part: str, row: Row, at: Places | None, e: int) -> list[Tensor]:
@@ -298,20 +299,18 @@ def crossings(a: Decoder, b: Decoder, at: Places, loud: Loud) -> Iterator[Found]
     """What is new in a layer and not silent: (part, what is wrong, row and column)."""
     yield from loud_lanes(a, b, at, loud)
     yield from loud_values(b, at, loud)
+    zero_at_zero = a.activation in ACTIVATIONS
+    parts = ("gate", "up") if a.gated and zero_at_zero else ("up",)
+    parts = parts if a.gated or zero_at_zero else ()
     for e, origin in enumerate(at.neurons):
-        down = loud.get(("down", e))
-        if down is not None:
-            factors = [loud[part, e] for part in ("gate", "up") if (part, e) in loud]
-            for f in (
-                (outer_all([down, *factors]) & (origin < 0)).nonzero()[:, 0].tolist()
-            ):
-                yield "down", f"new neuron {f} is not silent", (0, f)
-                break
+        factors = [loud[part, e] for part in ("down", *parts) if (part, e) in loud]
+        for (f,) in first(torch.stack([origin < 0, *factors]).all(0)):
+            yield "down", f"new neuron {f} is not silent", (0, f)
 
 
-def outer_all(masks: list[Tensor]) -> Tensor:
-    """True where all the masks are, along the same axis."""
-    return torch.stack(masks).all(0)
+def first(mask: Tensor) -> list[tuple[int, ...]]:
+    """The first index at which a mask is true, if there is one."""
+    return [tuple(integers(at)) for at in mask.nonzero()[:1]]
 
 
 def loud_lanes(a: Decoder, b: Decoder, at: Places, loud: Loud) -> Iterator[Found]:
@@ -333,9 +332,8 @@ def loud_lanes(a: Decoder, b: Decoder, at: Places, loud: Loud) -> Iterator[Found
         q_new, k_new = ((x & new).any(1) for x in (q, k))
         k_new = k_new.repeat_interleave(b.repeats)
         bad = (q_new | k_new if a.qk_norm else q_new & k_new) & (at.heads >= 0)
-    for h in bad.nonzero()[:, 0].tolist():
+    for (h,) in first(bad):
         yield "q", f"new lanes of head {h} are not silent", (h * b.head_dim, 0)
-        break
 
 
 def loud_values(b: Decoder, at: Places, loud: Loud) -> Iterator[Found]:
@@ -351,14 +349,13 @@ def loud_values(b: Decoder, at: Places, loud: Loud) -> Iterator[Found]:
         if g >= 0 and h >= 0
         else torch.ones(b.head_dim, dtype=torch.bool)
         for h, g in zip(
-            at.heads.tolist(),
-            at.groups.repeat_interleave(b.repeats).tolist(),
+            integers(at.heads),
+            integers(at.groups.repeat_interleave(b.repeats)),
             strict=True,
         )
     ]
-    for h, k in (o & v & torch.stack(new)).nonzero().tolist():
+    for h, k in first(o & v & torch.stack(new)):
         yield "o", f"lane {k} of new head {h} is not silent", (0, h * b.head_dim + k)
-        break
 
 
 # --- the whole ------------------------------------------------------------------------

@@ -138,6 +138,11 @@ def must_be_zero(row: Row, origins: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
+def length(x: Tensor) -> float:
+    """‖x‖."""
+    return float((x * x).sum().sqrt())
+
+
 def missed(name: str, y: Tensor, want: Tensor, held: Tensor, wrong: Tensor) -> Miss:
     """What is wrong with a tensor, and first where."""
     index = tuple(int(i) for i in wrong.nonzero()[0])
@@ -146,9 +151,9 @@ def missed(name: str, y: Tensor, want: Tensor, held: Tensor, wrong: Tensor) -> M
     if not bool(held[index]):
         said = f"holds {got:.6g}, expected 0: nothing may be written to a new lane"
     inside, w = y[held].double(), want[held].double()
-    norm = float(w.norm()) or 1.0
+    size = length(w) or 1.0
     k = float((inside * w).sum() / (w * w).sum().clamp(min=1e-300))
-    off = float((inside - k * w).norm()) / norm
+    off = length(inside - k * w) / size
     if abs(k - 1) > 1e-3 and off < 0.01 * abs(k):
         said += f" (all of it is {k:.4g} of what it should be)"
     narrow = {t for t in NARROW if torch.equal(inside, w.to(t).double())}
@@ -157,6 +162,6 @@ def missed(name: str, y: Tensor, want: Tensor, held: Tensor, wrong: Tensor) -> M
         said=said,
         index=index,
         wrong=int(wrong.sum()),
-        relative=float((inside - w).norm()) / norm,
+        relative=length(inside - w) / size,
         narrow=frozenset(narrow),
     )

@@ -38,7 +38,7 @@ def parting(old: Side, new: Side, known: Accounted, ids: Tensor, seed: int) -> s
         at = None if layer is None else placed.layers.get(layer)
         fresh = layer is not None and at is None
         if fresh:  # a new layer, which leaves the residual as it was
-            x, y = ({"residual": t.get("residual", t.get("embedding"))} for t in (x, y))
+            x, y = ({"residual": next(reversed(t.values()))} for t in (x, y))
         else:
             x, y = next(want)[1], next(shaken)[1]
         wrong = dict[str, str]()

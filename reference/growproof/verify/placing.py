@@ -43,8 +43,10 @@ class Places:
         """Axis → origin; v and o have axes of their own, `value` and `context`."""
         k, r = d.head_dim, d.repeats
         none = torch.full_like(self.lanes, -1)
-        by_group = [self.values[g] if g >= 0 else none for g in self.groups.tolist()]
-        by_head = [self.values[h // r] if h >= 0 else none for h in self.heads.tolist()]
+        by_group = [self.values[g] if g >= 0 else none for g in integers(self.groups)]
+        by_head = [
+            self.values[h // r] if h >= 0 else none for h in integers(self.heads)
+        ]
         return {
             "lane": self.lanes,
             "head": self.heads,
@@ -88,10 +90,15 @@ def nested(outer: Tensor, inner: Sequence[Tensor], size: int) -> Tensor:
     return torch.cat(found)
 
 
+def integers(x: Tensor) -> list[int]:
+    """A vector as a list."""
+    return [int(i) for i in x]
+
+
 def unit(x: Tensor) -> Tensor:
     """Rows of length one; a row of zeros gets a lane of its own."""
     x = x.double()
-    length = x.norm(dim=1, keepdim=True)
+    length = (x * x).sum(1, keepdim=True).sqrt()
     return torch.cat((x / length.clamp(min=1e-300), (length == 0).double()), 1)
 
 
@@ -105,11 +112,11 @@ def matched(a: Tensor, b: Tensor) -> Tensor:
     """The origin of b's rows in a's, each old row taken once, by their cosines."""
     alike = unit(a) @ unit(b).mT
     best = alike.argmax(1)
-    if len(best.unique()) < len(best):
+    if len({*integers(best)}) < len(best):
         for i in alike.amax(1).argsort(descending=True, stable=True):
             best[i] = alike[i].argmax()
             alike[:, best[i]] = -torch.inf
-    return origin_of(best.tolist(), len(b))
+    return origin_of(integers(best), len(b))
 
 
 def settled(a: Tensor, b: Tensor, *guesses: Tensor) -> Tensor:
@@ -247,8 +254,8 @@ def by_head(x: Tensor, heads: int, lanes: Tensor | None) -> Tensor:
 
 def spread(o: Tensor, heads: int) -> Tensor:
     """(n, H·K) → (H, n): how much of each head goes to each lane, in whatever order."""
-    each = o.double().reshape(o.shape[0], heads, -1).norm(dim=2).mT
-    return unit(each)[:, :-1]
+    each = o.double().reshape(o.shape[0], heads, -1)
+    return unit((each * each).sum(2).sqrt().mT)[:, :-1]
 
 
 def lanes_index(lanes: Tensor, size: int) -> Tensor:
@@ -295,7 +302,7 @@ def lanes_of(a: Decoder, b: Decoder, before: Kind, after: Kind) -> Tensor:
     except GrowthError:  # a rope type that is not known here
         return guess
     off = (f_new / f[:, None] - 1).abs()
-    index = off.argmin(1).tolist()
+    index = integers(off.argmin(1))
     rest, rest_new = a.head_dim - rotary.dims, b.head_dim - rotary_new.dims
     if float(off.amin(1).max()) > 1e-6 or rest > rest_new:
         return guess
@@ -318,8 +325,8 @@ def values_of(
     at = (groups == g).nonzero()[:, 0]
     if not len(at):
         return lanes
-    before = v.unflatten(0, (a.groups, -1))[g]
-    after = v_new.unflatten(0, (b.groups, -1))[at[0]]
+    before = v.reshape(a.groups, -1, v.shape[1])[g]
+    after = v_new.reshape(b.groups, -1, v_new.shape[1])[at[0]]
     return settled(before, after, *guesses)
 
 
@@ -327,7 +334,6 @@ def neurons_of(
     old: Side, new: Side, i: int, j: int, at_old: Tensor, at_new: Tensor
 ) -> list[Tensor]:
     """The origin of the neurons of a layer, or of each of its experts."""
-    a, b = old.decoder, new.decoder
 
     def rows(side: Side, layer: int, lanes: Tensor) -> list[Tensor]:
         """The rows of gate and up, and the columns of down, for each expert."""

@@ -8,6 +8,7 @@ from growproof.decoder import Decoder
 from growproof.verify.accounting import Accounted
 from growproof.verify.entries import Account, Miss
 from growproof.verify.outcome import Check
+from growproof.verify.placing import integers
 from growproof.verify.sides import Side
 
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
@@ -78,7 +79,7 @@ def unlike(old: Side, new: Side, known: Accounted) -> str:
     narrow = frozenset[torch.dtype].intersection(*(m.narrow for m in misses))
     if narrow:
         dtype = min(map(str, narrow))[6:]
-        return f"It was stored in {dtype} in between: its entries are the source's, rounded."
+        return f"Stored in {dtype} in between: its entries are the source's, rounded."
     return differing(account, misses)
 
 
@@ -133,12 +134,12 @@ def heads_moved(old: Side, new: Side, known: Accounted) -> str:
         y = new.state[f"layers.{j}.k.weight"]
         if x.shape[1] != y.shape[1] or old.decoder.head_dim != new.decoder.head_dim:
             return ""
-        x, y = (t.unflatten(0, (-1, old.decoder.head_dim)) for t in (x, y))
+        x, y = (t.reshape(-1, old.decoder.head_dim, t.shape[1]) for t in (x, y))
         found = [next((i for i, w in enumerate(x) if torch.equal(w, z)), -1) for z in y]
-        if found != at.groups.tolist() and min(found) >= 0:
+        if found != integers(at.groups) and min(found) >= 0:
             return (
                 f"layers.{j}, attention: the order of the key/value heads. They hold the "
                 f"old ones {found}, and the query heads are in the order of those "
-                f"{at.groups.tolist()}."
+                f"{integers(at.groups)}."
             )
     return ""

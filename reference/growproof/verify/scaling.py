@@ -14,7 +14,8 @@ from torch import Tensor
 
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, NormPolicy, Policies
-from growproof.table import Row, means, rows, scales
+from growproof.table import Row, means, scales
+from growproof.verify.entries import length
 from growproof.verify.sides import Side
 
 WRITERS = ("embed", "positions", "o", "down", "expert_down")
@@ -126,8 +127,8 @@ def policy(old: Side, new: Side, residual: Tensor) -> NormPolicy:
     if wider and bool(y[:, ~held].any()):
         return "averaged"
     mean = x.mean(1, keepdim=True)
-    kept, lost = ((y[:, held] - t[:, residual[held]]).norm() for t in (x, x - mean))
-    return "centred" if wider or bool(lost < kept) else "scaled"
+    kept, lost = (length(y[:, held] - t[:, residual[held]]) for t in (x, x - mean))
+    return "centred" if wider or lost < kept else "scaled"
 
 
 def nearest(

@@ -13,8 +13,7 @@ from growproof.decoder import GrowthError
 from growproof.families import family_named
 from growproof.models import decoder_of
 from growproof.rounding import largest, rounded
-from growproof.verify.function import continued, function_checks, same_words
-from growproof.verify.function import budget_of
+from growproof.verify.function import budget_of, continued, function_checks, same_words
 from growproof.verify.outcome import Check
 
 hub: Any = transformers  # untyped
