@@ -235,7 +235,7 @@ def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
         ("growproof.cli:OK", "is a int, expected a callable"),
         ("growproof.growth:grown_rotary", None),
         ("growproof.padding:check", None),
-        ("growproof.layout:count", r"must accept \(model, target\)"),
+        ("growproof.table:count", r"must accept \(model, target\)"),
     ],
 )
 def test_growers_that_cannot_be_called(spec: str, message: str | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from growproof.layout import head_dim_map, heads_map
+from growproof.table import head_dim_map, heads_map
 
 from .claims import FOLDER, built, claims, claims_of
 
@@ -190,7 +190,7 @@ def maps(build: Build) -> list[list[int]]:
 
 
 def test_python_maps_are_the_proved_maps(build: Build) -> None:
-    """growproof.layout's maps, on thousands of shapes, are those of AxisMaps.v."""
+    """growproof.table's maps, on thousands of shapes, are those of AxisMaps.v."""
     checked = {0: 0, 1: 0, 2: 0}
     for tag, groups, repeats, repeats_new, k, k_new, flag, *proved in maps(build):
         split = bool(flag)

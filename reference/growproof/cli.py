@@ -195,7 +195,7 @@ def add_fit(commands: Any) -> None:
         help="pad the MLP of each rank at its end, not the whole",
     )
     add_policies(p)
-    p.set_defaults(run=fit, text=None, tokens=512, json=None)
+    p.set_defaults(run=fit, text=None, tokens=512, measure=True, json=None)
 
 
 def add_verify(commands: Any) -> None:
@@ -203,13 +203,19 @@ def add_verify(commands: Any) -> None:
     p = commands.add_parser(
         "verify",
         help="is DESTINATION the same function as SOURCE, whatever made it?",
-        description="Compare two checkpoints: structure, logits and loss on a text. "
-        "Exit 1 where they are not the same function within the budget.",
+        description="Compare two checkpoints, of any family: every entry is accounted "
+        "for, or else logits and loss are measured on a text. Exit 1 where they are not "
+        "the same function.",
     )
     p.add_argument("source", type=Path, help="checkpoint directory or .gguf file")
     p.add_argument("destination", type=Path, help="what was grown from it")
     p.add_argument("--text", type=Path, help="UTF-8 file (default: Python's licence)")
     p.add_argument("--tokens", type=int, default=512, help="how many (default: 512)")
+    p.add_argument(
+        "--measure",
+        action="store_true",
+        help="run both, even if every entry is accounted for (as --text does)",
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     p.set_defaults(run=verify)
 

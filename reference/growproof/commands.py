@@ -122,7 +122,11 @@ def verify(options: argparse.Namespace) -> int:
 
     text = options.text.read_text("utf-8") if options.text else None
     result = verify(
-        options.source, options.destination, text=text, tokens=options.tokens
+        options.source,
+        options.destination,
+        text=text,
+        tokens=options.tokens,
+        measure=options.measure,
     )
     render(result)
     if options.json:
