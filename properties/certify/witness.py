@@ -1,0 +1,106 @@
+"""Where two models differ in float64: on which run, by how much, and from which module on."""
+
+import math
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from growproof.field import Wide
+from torch import Tensor
+
+from .runs import Run, with_values
+
+WITNESS = 1e-11  # relative difference of logits: float64 rounding stays near 1e-15
+SPANNED = 1e-8  # what is left of a lane outside the span of others, relative to it
+
+
+def logits(model: Any, run: Run) -> Tensor:
+    """The logits in float64, no float below it."""
+    with Wide(), with_values(model, {}):
+        return run.logits(model, run.tokens).detach().double()
+
+
+def difference(old: Any, new: Any, run: Run, vocab: int) -> float:
+    """The largest difference of logits, relative to the largest logit."""
+    a, b = logits(old, run), logits(new, run)[..., :vocab]
+    if a.shape != b.shape:
+        return math.inf
+    apart = float((a - b).abs().max() / a.abs().max())
+    return apart if math.isfinite(apart) else math.inf
+
+
+@contextmanager
+def outputs(model: Any) -> Generator[dict[str, Tensor]]:
+    """module → its output as (texts and tokens, lanes), in the order they were computed."""
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            x = output[0] if isinstance(output, tuple) else output
+            if isinstance(x, Tensor) and x.is_floating_point() and x.dim() >= 2:
+                found.setdefault(name, x.detach().flatten(0, -2).double())
+
+        return hook
+
+    handles = [m.register_forward_hook(keep(n)) for n, m in model.named_modules() if n]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def spanned(x: Tensor, y: Tensor) -> bool:
+    """Whether each column of x is a linear form in the columns of y and 1."""
+    y = torch.cat((y, torch.ones_like(y[:, :1])), 1)
+    if y.shape[1] >= y.shape[0]:  # too few tokens to tell
+        return True
+    rest = x - y @ torch.linalg.lstsq(y, x, driver="gelsd").solution
+    return bool(rest.norm() <= SPANNED * x.norm() + 1e-300)
+
+
+def layer_of(name: str) -> int:
+    found = re.search(r"\.(\d+)\.", f".{name}.")
+    return int(found[1]) if found else 0
+
+
+def parted(old: Any, new: Any, run: Run) -> str:
+    """The first old module whose output no like module of the grown model has.
+
+    Lanes are compared as spaces, so that any order, scale and copies will do. A grown
+    layer may come later than the old one it stands for. Empty where none is found.
+    """
+    taps = []
+    for model in (old, new):
+        with outputs(model) as found:
+            logits(model, run)
+        taps.append(found)
+    grown: dict[str, list[str]] = {}
+    for name in taps[1]:
+        grown.setdefault(re.sub(r"\.\d+\.", ".#.", f"{name}."), []).append(name)
+    for name, x in taps[0].items():
+        like = grown.get(re.sub(r"\.\d+\.", ".#.", f"{name}."), [])
+        later = [n for n in like if layer_of(n) >= layer_of(name)]
+        if not any(same_space(x, taps[1][n]) for n in later):
+            return name
+    return ""
+
+
+def same_space(x: Tensor, y: Tensor) -> bool:
+    return len(x) == len(y) and (spanned(x, y) or spanned(y, x))
+
+
+def worst(
+    pairs: Sequence[tuple[str, Any, Any]], all_runs: Sequence[Run], vocab: int
+) -> dict[str, Any]:
+    """The largest difference over weights and runs: {relative, weights, run, tokens}."""
+    found: dict[str, Any] = {"relative": 0.0, "weights": "", "run": "", "tokens": []}
+    for weights, old, new in pairs:
+        for run in all_runs:
+            apart = difference(old, new, run, vocab)
+            if apart > found["relative"]:
+                found = {"relative": min(apart, 1.7e308), "weights": weights}
+                found |= {"run": run.name, "tokens": run.tokens.tolist()}
+    return found
