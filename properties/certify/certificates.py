@@ -28,18 +28,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from growproof.field import Field, FieldTensor
-from growproof.residues import Unlucky, factors, primes
+from growproof.field import Field, FieldTensor, held
+from growproof.residues import SQUARES, Unlucky, factors, primes
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from .recovery import Map, State, recover
-from .runs import Run, eager, exact_buffers, runs
-from .witness import WITNESS, parted, worst
+from .runs import Run, eager, evaluated, exact_buffers, runs
+from .witness import WITNESS, parted, witness
 
 Grower = Callable[[Any, Mapping[str, int]], Any]
 Verdict = Literal["certified", "refused", "undecided", "declined"]
 PRIMES = 7
+SAVED = "saved and loaded"
 ENOUGH = -100.0  # log₂ of the error that a certificate may have
 WEIGHTS = ("random", "random again", "small", "permuted, negated, scaled")
 ASSUMED = (
@@ -219,28 +220,28 @@ def concluded(
 ) -> tuple[Verdict, str]:
     """The verdict, where the field says `why` (empty: equal) and float64 has its say."""
     pairs = list(zip(WEIGHTS, olds, news, strict=True))
+    first = [run for run in plan if why.startswith(run.name)] or plan[:1]
+    saved = [("random", olds[0], twin)] if why.startswith(SAVED) and twin else []
     try:
-        found["witness"] = seen = worst(pairs, plan if why else plan[:1], vocab)
-        if twin and seen["relative"] <= WITNESS and why:
-            seen = worst([("random, saved and loaded", olds[0], twin)], plan[:1], vocab)
-            found["witness"] = seen
+        seen = witness(saved or pairs, first, vocab)
+        if why and not saved and seen["relative"] <= WITNESS:
+            seen = witness(pairs, [run for run in plan if run not in first], vocab)
     except Exception as error:
         return "refused", f"The grown model does not run: {type(error).__name__}: {error}"
+    found["witness"] = seen
     if seen["relative"] <= WITNESS:
         if why:
             return "undecided", why
         return "certified", "Both models are one function of their weights and tokens."
     if not why:
         return "undecided", "Over residues the logits agree, in float64 they do not."
-    at = next(i for i, name in enumerate(WEIGHTS) if seen["weights"].startswith(name))
-    new = twin if "loaded" in seen["weights"] else news[at]
-    run = next(r for r in plan if r.name == seen["run"])
-    found["parted"] = parted(olds[at], new, run)
+    at = WEIGHTS.index(seen["weights"])
+    new, text = twin if saved else news[at], plan[-1]
+    found["parted"] = parted(olds[at], new, text)
     where = f", from {found['parted']} on" if found["parted"] else ""
-    saved = " once saved and loaded" if new is twin else ""
     return "refused", (
-        f"The logits differ by {seen['relative']:.1e} of the largest{saved}{where} "
-        f"({run.name})."
+        f"The logits differ by {seen['relative']:.1e} of the largest{where} "
+        f"({SAVED if saved else seen['run']})."
     )
 
 
@@ -285,7 +286,7 @@ def differing(
     """Why the models are not seen to agree over residues; empty where they agree."""
     numbers = [k for m in (old, *news) for k in m.config.to_dict().values()]
     sizes = {q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)}
-    modulus = primes(PRIMES, seed, sorted(sizes))
+    modulus = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
     found["primes"] = modulus
     tied = {n: p for n, p in (twin.named_parameters() if twin else ())}
     for attempt in range(8):
@@ -315,15 +316,13 @@ def compared(
     found: dict[str, Any],
 ) -> str:
     """Runs both over residues; the first run whose logits differ, or that cannot be done."""
-    cases = [(run, news[i > 0]) for i, run in enumerate(plan)]
+    cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
     if twin is not None:
-        cases.append((plan[0]._replace(name="saved and loaded"), twin))
+        cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
     found["runs"] = [run.name for run, _ in cases]
-    known: dict[int, FieldTensor] = {}
-    for i, (run, new) in enumerate(cases):
+    for run, new in cases:
         try:
-            a = known[0] if run.name == "saved and loaded" else over(field, old, values, run)
-            known.setdefault(0, a)
+            a = over(field, old, values, run)
             b = over(field, new, grown, run)
         except NotImplementedError as error:
             return f"{run.name}: {error}."
@@ -339,7 +338,6 @@ def compared(
         wrong = int((a.residues != b.residues).any(-1).sum())
         if wrong:
             return f"{run.name}: {wrong} of {a.numel()} logits differ over residues."
-        del i
     return ""
 
 
@@ -348,8 +346,6 @@ def over(field: Field, model: Any, values: Mapping[str, FieldTensor], run: Run) 
     stand: dict[int, Tensor] = dict(exact_buffers(model))
     for name, p in model.named_parameters():
         stand[id(p)] = values[name].detach().requires_grad_(p.requires_grad)
-    from growproof.field import held
-
     with field, held(model, stand):
         out = run.logits(model, run.tokens)
     return out.detach()

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from growproof.field import Wide, held
@@ -26,6 +27,13 @@ def whole(model: Any, tokens: Tensor) -> Tensor:
     return model(input_ids=tokens, use_cache=False).logits
 
 
+def returned(model: Any, tokens: Tensor) -> Tensor:
+    """In the mode that every module came in."""
+    for module, training in MODES[model]:
+        module.training = training
+    return whole(model, tokens)
+
+
 def evaluated(model: Any, tokens: Tensor) -> Tensor:
     return whole(model.eval(), tokens)
 
@@ -36,7 +44,7 @@ def trained(model: Any, tokens: Tensor) -> Tensor:
 
 def cached(model: Any, tokens: Tensor) -> Tensor:
     """A prompt, then token by token with the cache."""
-    cut = tokens.shape[1] - 3
+    cut = tokens.shape[1] - 2
     out = model.eval()(input_ids=tokens[:, :cut], use_cache=True)
     logits = [out.logits]
     for t in range(cut, tokens.shape[1]):
@@ -68,19 +76,25 @@ def runs(config: Any, vocab: int) -> list[Run]:
     short = min(9, limit)
     every = text(max(1, -(-vocab // long)), long)
     return [
-        Run(f"as returned, {long} tokens", every, whole),
-        Run("evaluation, cache", text(2, short), cached),
-        Run("evaluation, left padding", text(2, short), padded),
+        Run("as returned", text(1, short), returned),
         Run("training", text(1, short), trained),
-        Run(f"evaluation, {long} tokens again", every[-1:], evaluated),
+        Run("left padding", text(2, short), padded),
+        Run("cache", text(2, short), cached),
+        Run(f"{long} tokens", text(max(1, -(-vocab // long)), long), evaluated),
     ]
 
 
+MODES: WeakKeyDictionary[Any, list[tuple[Any, bool]]] = WeakKeyDictionary()
+BUFFERS: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
+
+
 def exact_buffers(model: Any) -> dict[int, Tensor]:
-    """Each float buffer as float64 makes it, where that is what it rounds.
+    """Each float buffer as float64 makes it, where that is what it rounds, by its id.
 
     A buffer that is another number than the model's class makes of its config stays.
     """
+    if model in BUFFERS:
+        return BUFFERS[model]
     try:
         with Wide():
             twin = type(model)(copy.deepcopy(model.config))
@@ -96,6 +110,7 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
             x.double(), y.double(), rtol=SINGLE, atol=0
         )
         found[id(x)] = y.double() if same and y is not None else x.double()
+    BUFFERS[model] = found
     return found
 
 
@@ -103,16 +118,16 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
 def eager(*models: Any) -> Generator[None]:
     """Attention and experts as their plain loops, and afterwards as they were."""
     names = "_attn_implementation", "_experts_implementation"
-    kept = [(m, m.training, [getattr(m.config, n, None) for n in names]) for m in models]
+    kept = [(m, [getattr(m.config, n, None) for n in names]) for m in models]
     try:
         for m in models:
+            MODES[m] = [(module, module.training) for module in m.modules()]
             for n in names:
                 if hasattr(m.config, n):
                     setattr(m.config, n, "eager")
         yield
     finally:
-        for m, training, values in kept:
-            m.train(training)
+        for m, values in kept:
             for n, value in zip(names, values, strict=True):
                 if hasattr(m.config, n):
                     setattr(m.config, n, value)

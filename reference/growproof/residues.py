@@ -45,7 +45,8 @@ def prime(n: int) -> bool:
     return n > 61
 
 
-def primes(count: int, seed: int, squares: Sequence[int] = ()) -> list[int]:
+@functools.cache
+def primes(count: int, seed: int, squares: tuple[int, ...] = ()) -> list[int]:
     """Random primes p = 7 modulo 8 just below 2³¹; SQUARES and `squares` are squares.
 
     q is a square modulo p just when (−1)^((q−1)/2) p is one modulo q (reciprocity).
