@@ -168,7 +168,7 @@ def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in models]
     if any(shape != shapes[0] for shape in shapes):
         return "The grown parameters' shapes depend on the values of the weights."
-    for name in SIZES:
+    for name in (*SIZES, *target):
         before, now = getattr(old.config, name, None), getattr(first.config, name, None)
         if name == "head_dim" and name not in target:
             continue

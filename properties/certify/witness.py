@@ -90,7 +90,10 @@ def parted(old: Any, new: Any, run: Run) -> str:
 
 
 def same_space(x: Tensor, y: Tensor) -> bool:
-    return len(x) == len(y) and (spanned(x, y) or spanned(y, x))
+    """Whether the lanes of one are forms of the other's; silence is not another's form."""
+    if len(x) != len(y) or bool(x.any()) != bool(y.any()):
+        return False
+    return spanned(x, y) or spanned(y, x)
 
 
 def witness(

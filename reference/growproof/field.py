@@ -87,6 +87,13 @@ class FieldTensor(Tensor):
         return f"FieldTensor({tuple(self.shape)}, degree {self.bound.degree})"
 
 
+@functools.cache
+def described(func: Any) -> tuple[str, list[str]]:
+    """An aten operation's name, and its arguments'."""
+    schema = func._schema
+    return schema.name.removeprefix("aten::"), [a.name for a in schema.arguments]
+
+
 def leaves(x: Any) -> Iterator[Any]:
     """Everything in nested lists, tuples and dicts."""
     if isinstance(x, list | tuple):
@@ -155,9 +162,12 @@ class Field(Wide):
         """Anything that an operation takes for a number."""
         if isinstance(x, FieldTensor):
             return x
-        if isinstance(x, Tensor):
-            return self.lift(x)
-        return self.lift(torch.tensor(float(x), dtype=torch.float64))
+        return self.lift(x) if isinstance(x, Tensor) else self.scalar(float(x))
+
+    @functools.cache  # noqa: B019
+    def scalar(self, x: float) -> FieldTensor:
+        """One real number."""
+        return self.lift(torch.tensor(x, dtype=torch.float64))
 
     def plain(self, *values: Any) -> list[FieldTensor]:
         """Numbers among which there is no −∞; NotImplementedError where there is."""
@@ -179,7 +189,7 @@ class Field(Wide):
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One aten operation on residues, real numbers, or both."""
-        name = func._schema.name.removeprefix("aten::")
+        name, _ = described(func)
         kwargs = widened(kwargs)
         if not any(isinstance(x, FieldTensor) for x in leaves((args, kwargs))):
             return self.real(name, func, args, kwargs)
@@ -225,20 +235,20 @@ class Field(Wide):
 
     def moved(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """An operation that only moves entries, with the axis of primes kept last."""
-        names = [argument.name for argument in func._schema.arguments]
+        op, names = described(func)
         given = dict(zip(names, args, strict=False)) | kwargs
         given = {n: x for n, x in given.items() if n in names and n != "memory_format"}
         first = next(iter(given))
         sources = [self.of(x) for x in leaves(given[first])]
         rank = max(x.dim() for x in sources)
-        if func._schema.name == "aten::cat":  # torch joins an empty vector to anything
+        if op == "cat":  # torch joins an empty vector to anything
             sources = [x for x in sources if x.shape != (0,)] or sources[:1]
-        if func._schema.name == "aten::t":
+        if op == "t":
             return self.like(
                 sources, sources[0].residues.transpose(0, max(rank - 1, 0))
             )
         for n, x in given.items():
-            given[n] = adapted(func._schema.name, n, x, rank, len(self.ring.primes))
+            given[n] = adapted(op, n, x, rank, len(self.ring.primes))
         tensors = [x.residues for x in sources]
         given[first] = tensors if isinstance(given[first], list | tuple) else tensors[0]
         return self.like(sources, func(given.pop(first), **given))
@@ -262,12 +272,12 @@ STRUCTURE = set(MOVES.split())
 
 def adapted(op: str, name: str, x: Any, rank: int, width: int) -> Any:
     """An argument of a moving operation, for tensors with one more axis at the end."""
-    rank += op in ("aten::unsqueeze", "aten::stack")
+    rank += op in ("unsqueeze", "stack")
     if name in ("dim", "dims", "dim0", "dim1", "dimension") and x is not None:
         dims = [
             d + rank if d < 0 else d for d in ([x] if isinstance(x, int) else list(x))
         ]
-        dims += [rank] if op == "aten::permute" else []
+        dims += [rank] if op == "permute" else []
         return dims[0] if isinstance(x, int) else dims
     if name in ("size", "shape", "repeats"):
         return [*x, 1 if name == "repeats" else width]
