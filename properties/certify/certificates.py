@@ -96,7 +96,11 @@ SIZES = (
 
 
 def certify(
-    grower: Grower, config: PretrainedConfig, target: Mapping[str, int], *, seed: int = 0
+    grower: Grower,
+    config: PretrainedConfig,
+    target: Mapping[str, int],
+    *,
+    seed: int = 0,
 ) -> Certificate:
     """Decide whether the grower keeps the function of every model of this config.
 
@@ -227,12 +231,20 @@ def concluded(
         if why and not saved and seen["relative"] <= WITNESS:
             seen = witness(pairs, [run for run in plan if run not in first], vocab)
     except Exception as error:
-        return "refused", f"The grown model does not run: {type(error).__name__}: {error}"
+        return (
+            "refused",
+            f"The grown model does not run: {type(error).__name__}: {error}",
+        )
     found["witness"] = seen
     if seen["relative"] <= WITNESS:
         if why:
             return "undecided", why
         return "certified", "Both models are one function of their weights and tokens."
+    if not why and seen["relative"] >= 1e300:
+        return (
+            "refused",
+            "The logits agree over residues; in float64 they are not finite.",
+        )
     if not why:
         return "undecided", "Over residues the logits agree, in float64 they do not."
     at = WEIGHTS.index(seen["weights"])
@@ -251,7 +263,9 @@ def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
     names = sorted(n for n in a.keys() & b.keys() if a[n] != b[n] and n not in target)
     said = []
     if names:
-        said.append("The configs differ in " + ", ".join(names) + ": as far as the runs go.")
+        said.append(
+            "The configs differ in " + ", ".join(names) + ": as far as the runs go."
+        )
     window = getattr(old.config, "sliding_window", None) or 0
     limit = getattr(old.config, "max_position_embeddings", None) or 0
     if max(window, limit) > 256:
@@ -285,7 +299,9 @@ def differing(
 ) -> str:
     """Why the models are not seen to agree over residues; empty where they agree."""
     numbers = [k for m in (old, *news) for k in m.config.to_dict().values()]
-    sizes = {q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)}
+    sizes = {
+        q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)
+    }
     modulus = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
     found["primes"] = modulus
     tied = {n: p for n, p in (twin.named_parameters() if twin else ())}
@@ -294,8 +310,16 @@ def differing(
         values = {n: field.random(p.shape) for n, p in old.named_parameters()}
         grown = entries.residues(field, values)
         try:
-            why = compared(field, old, news, twin if tied.keys() == grown.keys() else None,
-                           values, grown, plan, found)
+            why = compared(
+                field,
+                old,
+                news,
+                twin if tied.keys() == grown.keys() else None,
+                values,
+                grown,
+                plan,
+                found,
+            )
         except Unlucky:
             continue
         found["error"] = round(field.error(), 1)

@@ -113,7 +113,9 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, int]]]] = {
 def needs(case: Case) -> set[str]:
     """The features that a grower must claim for this growth to be its business."""
     known = case.family in TINY
-    return set(needed(case.family, case.fields, case.target)) if known else {case.family}
+    return (
+        set(needed(case.family, case.fields, case.target)) if known else {case.family}
+    )
 
 
 def cases() -> list[Case]:
@@ -167,7 +169,8 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
     chosen = [
         case
         for case in cases()
-        if options.family in (None, case.family) and not needs(case) & {*options.without}
+        if options.family in (None, case.family)
+        and not needs(case) & {*options.without}
     ]
     target = dict(options.target)
     if options.shape or target:

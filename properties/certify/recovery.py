@@ -41,7 +41,9 @@ def views(shapes: Mapping[str, Sequence[int]], head_dim: int) -> Iterator[View]:
     for name, shape in shapes.items():
         yield View(name, 1, 1, "entry")
         for d, size in enumerate(shape):
-            blocks = {size} | ({head_dim} if head_dim and size % head_dim == 0 else set())
+            blocks = {size} | (
+                {head_dim} if head_dim and size % head_dim == 0 else set()
+            )
             for block in blocks - {1}:
                 post = math.prod(shape[d + 1 :])
                 yield View(name, block, post, "centred")
@@ -62,7 +64,9 @@ class Map:
     scale: np.ndarray
     offset: np.ndarray
 
-    def residues(self, field: Field, old: Mapping[str, FieldTensor]) -> dict[str, FieldTensor]:
+    def residues(
+        self, field: Field, old: Mapping[str, FieldTensor]
+    ) -> dict[str, FieldTensor]:
         """The grown parameters, where the old ones are these residues."""
         ring = field.ring
         forms = torch.cat([v.values(old[v.name]).residues for v in self.views])

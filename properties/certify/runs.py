@@ -70,7 +70,10 @@ def runs(config: Any, vocab: int) -> list[Run]:
     generator = torch.Generator().manual_seed(0)
 
     def text(batch: int, length: int) -> Tensor:
-        parts = [torch.randperm(vocab, generator=generator) for _ in range(-(-batch * length // vocab))]
+        parts = [
+            torch.randperm(vocab, generator=generator)
+            for _ in range(-(-batch * length // vocab))
+        ]
         return torch.cat(parts)[: batch * length].reshape(batch, length)
 
     short = min(9, limit)
@@ -106,8 +109,10 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
         if not x.is_floating_point():
             continue
         y = exact.get(name)
-        same = y is not None and y.shape == x.shape and torch.allclose(
-            x.double(), y.double(), rtol=SINGLE, atol=0
+        same = (
+            y is not None
+            and y.shape == x.shape
+            and torch.allclose(x.double(), y.double(), rtol=SINGLE, atol=0)
         )
         found[id(x)] = y.double() if same and y is not None else x.double()
     BUFFERS[model] = found

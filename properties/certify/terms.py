@@ -23,8 +23,13 @@ from growproof.residues import Unlucky, primes
 
 Term = tuple[Any, ...]
 Monomial = tuple[tuple[Any, int], ...]  # (atom, power), sorted by repr
-Form = dict[tuple[int, Monomial], Fraction]  # (square-free n, monomial) → coefficient of √n
-VARIABLES, NUMBERS = 4, (Fraction(1), Fraction(2), Fraction(-1), Fraction(1, 3), Fraction(3, 2))
+Form = dict[
+    tuple[int, Monomial], Fraction
+]  # (square-free n, monomial) → coefficient of √n
+VARIABLES, NUMBERS = (
+    4,
+    (Fraction(1), Fraction(2), Fraction(-1), Fraction(1, 3), Fraction(3, 2)),
+)
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
     "tanh": torch.tanh,
@@ -142,7 +147,9 @@ def missed(rng: random.Random, term: Term) -> Term:
 
     def changed(t: Term, left: tuple[int, ...]) -> Term:
         if left:
-            return tuple(changed(p, left[1:]) if i == left[0] else p for i, p in enumerate(t))
+            return tuple(
+                changed(p, left[1:]) if i == left[0] else p for i, p in enumerate(t)
+            )
         how = rng.choice(("index", "coefficient", "sign"))
         if how == "sign":
             return "*", ("n", Fraction(-1)), t
@@ -192,5 +199,7 @@ if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     result = {"count": count, "seed": 0, "degree_bits": 0, **soundness(count, 0)}
     del result["degree_bits"]
-    Path(__file__).with_name("soundness.json").write_text(json.dumps(result, indent=1) + "\n")
+    Path(__file__).with_name("soundness.json").write_text(
+        json.dumps(result, indent=1) + "\n"
+    )
     print(result)

@@ -10,7 +10,10 @@ import torch
 from .certificates import certify
 from .command import FAMILIES, config_of
 
-MLP = {"gpt2": "n_inner", "qwen3_moe": "moe_intermediate_size"}  # else intermediate_size
+MLP = {
+    "gpt2": "n_inner",
+    "qwen3_moe": "moe_intermediate_size",
+}  # else intermediate_size
 
 
 def config_grown(model: Any, target: Mapping[str, int]) -> Any:
@@ -22,7 +25,9 @@ def config_grown(model: Any, target: Mapping[str, int]) -> Any:
             : config.num_hidden_layers - len(config.layer_types)
         ]
     if hasattr(config, "no_rope_layers"):
-        config.no_rope_layers = [*config.no_rope_layers, 1, 1][: config.num_hidden_layers]
+        config.no_rope_layers = [*config.no_rope_layers, 1, 1][
+            : config.num_hidden_layers
+        ]
     return config
 
 
@@ -84,7 +89,11 @@ def lost_neuron(model: Any, target: Mapping[str, int]) -> Any:
     """One old entry of one writer is zero."""
     new = grown(model, target)
     writers = ("down_proj", "fc2", "c_proj", "4h_to_h")
-    names = [n for n, p in new.named_parameters() if any(w in n for w in writers) and p.dim() > 1]
+    names = [
+        n
+        for n, p in new.named_parameters()
+        if any(w in n for w in writers) and p.dim() > 1
+    ]
     with torch.no_grad():
         dict(new.named_parameters())[names[-1]].view(-1)[0] = 0
     return new
@@ -98,7 +107,10 @@ def fused_end(model: Any, target: Mapping[str, int]) -> Any:
 FUSED = ("phi3", "mixtral", "qwen3_moe")
 WRONG = [
     *((family, copied_layer, {"num_hidden_layers": 3}) for family in FAMILIES),
-    *((family, other_eps, wide(family)) for family in ("gemma3_text", "gpt_neox", "qwen3")),
+    *(
+        (family, other_eps, wide(family))
+        for family in ("gemma3_text", "gpt_neox", "qwen3")
+    ),
     *((family, lost_neuron, wide(family)) for family in FAMILIES),
     *((family, fused_end, wide(family)) for family in FUSED),
 ]
@@ -107,6 +119,8 @@ WRONG = [
 @pytest.mark.parametrize(
     ("family", "grower", "target"), WRONG, ids=lambda x: getattr(x, "__name__", str(x))
 )
-def test_wrong_growths_are_refused(family: str, grower: Any, target: dict[str, int]) -> None:
+def test_wrong_growths_are_refused(
+    family: str, grower: Any, target: dict[str, int]
+) -> None:
     found = certify(grower, config_of(family, FAMILIES[family]), target)
     assert found.verdict == "refused", found.reason

@@ -70,8 +70,9 @@ def layer_of(name: str) -> int:
 def parted(old: Any, new: Any, run: Run) -> str:
     """The first old module whose output no like module of the grown model has.
 
-    Lanes are compared as spaces, so that any order, scale and copies will do. A grown
-    layer may come later than the old one it stands for. Empty where none is found.
+    Lanes are compared as spaces, so that any order, scale and copies will do; where all
+    agree as spaces, it is the last. A grown layer may come later than the old one that
+    it stands for.
     """
     taps = []
     for model in (old, new):
@@ -86,7 +87,7 @@ def parted(old: Any, new: Any, run: Run) -> str:
         later = [n for n in like if layer_of(n) >= layer_of(name)]
         if not any(same_space(x, taps[1][n]) for n in later):
             return name
-    return ""
+    return next(reversed(taps[0]), "")
 
 
 def same_space(x: Tensor, y: Tensor) -> bool:
