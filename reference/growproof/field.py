@@ -26,7 +26,7 @@ buffer below float64.
 
 import functools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +80,8 @@ class FieldTensor(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """The operation, in the field of its first tensor."""
-        found = next(x for x in leaves((args, kwargs)) if isinstance(x, FieldTensor))
+        given = leaves([args, list((kwargs or {}).values())])
+        found = next(x for x in given if isinstance(x, FieldTensor))
         return found.field.run(func, args, kwargs or {})
 
     def __repr__(self, **_: Any) -> str:
@@ -94,15 +95,11 @@ def described(func: Any) -> tuple[str, list[str]]:
     return schema.name.removeprefix("aten::"), [a.name for a in schema.arguments]
 
 
-def leaves(x: Any) -> Iterator[Any]:
-    """Everything in nested lists, tuples and dicts."""
-    if isinstance(x, list | tuple):
-        for part in x:
-            yield from leaves(part)
-    elif isinstance(x, dict):
-        yield from leaves(list(x.values()))
-    else:
-        yield x
+def leaves(x: Any) -> list[Any]:
+    """Everything in nested lists and tuples."""
+    if type(x) in (list, tuple):
+        return [leaf for part in x for leaf in leaves(part)]
+    return [x]
 
 
 class Wide(TorchDispatchMode):
@@ -190,8 +187,9 @@ class Field(Wide):
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One aten operation on residues, real numbers, or both."""
         name, _ = described(func)
-        kwargs = widened(kwargs)
-        if not any(isinstance(x, FieldTensor) for x in leaves((args, kwargs))):
+        kwargs = widened(kwargs) if kwargs else kwargs
+        given = leaves([args, list(kwargs.values())])
+        if not any(isinstance(x, FieldTensor) for x in given):
             return self.real(name, func, args, kwargs)
         if name in STRUCTURE:
             return self.moved(func, args, kwargs)

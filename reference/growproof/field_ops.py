@@ -88,7 +88,8 @@ def sqrt(field: "Field", x: Any) -> "FieldTensor":
 
 @op("rsqrt")
 def rsqrt(field: "Field", x: Any) -> "FieldTensor":
-    return inverse(field, sqrt(field, x))
+    (x,) = field.plain(x)
+    return variable(field, field.ring.inverse_root(x.residues), x)
 
 
 def variable(field: "Field", residues: Tensor, x: "FieldTensor") -> "FieldTensor":

@@ -176,25 +176,23 @@ class Residues:
         """√x, multiplicative."""
         return self.power(x, [(p + 1) // 4 for p in self.primes])
 
+    def inverse_root(self, x: Tensor) -> Tensor:
+        """1/√x; Unlucky where x is zero."""
+        if not x.all():
+            raise Unlucky("A zero was divided by.")
+        return self.power(x, [p - 1 - (p + 1) // 4 for p in self.primes])
+
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """(…, M, K, primes) × (…, K, N, primes): float64 products of 15 or 16 by 31
         bits, of which 64 add up exactly.
         """
-        a, b, p = a.movedim(-1, 0), b.movedim(-1, 0), self.p
+        a, b, p = a.movedim(-1, 0), b.movedim(-1, 0).double(), self.p
         p = p.reshape(-1, *[1] * (max(a.dim(), b.dim()) - 1))
-        high, low = (a >> 16).double(), (a & 0xFFFF).double()
-        total = torch.zeros((), dtype=torch.int64)
-        for k in range(0, a.shape[-1], 64):
-            part = b[..., k : k + 64, :].double()
-            top = (high[..., k : k + 64] @ part).long() % p
-            total = total + ((top << 16) + (low[..., k : k + 64] @ part).long()) % p
-        batch: Any = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        shape = (
-            *batch,
-            a.shape[-2],
-            b.shape[-1],
-        )
-        return (total % p).expand(shape).movedim(0, -1).contiguous()
+        halves = torch.cat((a >> 16, a & 0xFFFF), -2).double()
+        parts = zip(halves.split(64, -1), b.split(64, -2), strict=True)
+        total = functools.reduce(torch.add, [(x @ y).long() % p for x, y in parts])
+        high, low = total.chunk(2, -2)
+        return (((high % p << 16) + low) % p).movedim(0, -1).contiguous()
 
     @functools.cache  # noqa: B019
     def number(self, x: float) -> Tensor:
