@@ -222,7 +222,7 @@ def concluded(
     why: str,
     found: dict[str, Any],
 ) -> tuple[Verdict, str]:
-    """The verdict, where the field says `why` (empty: equal) and float64 has its say."""
+    """The verdict: the field says `why` they differ (empty: equal), and now float64."""
     pairs = list(zip(WEIGHTS, olds, news, strict=True))
     first = [run for run in plan if why.startswith(run.name)] or plan[:1]
     saved = [("random", olds[0], twin)] if why.startswith(SAVED) and twin else []
@@ -302,24 +302,17 @@ def differing(
     sizes = {
         q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)
     }
-    modulus = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
-    found["primes"] = modulus
-    tied = {n: p for n, p in (twin.named_parameters() if twin else ())}
+    found["primes"] = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
+    cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
+    names = {n for n, _ in twin.named_parameters()} if twin else set[str]()
+    if names == entries.shapes.keys():
+        cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
+    found["runs"] = [run.name for run, _ in cases]
     for attempt in range(8):
-        field = Field(modulus, seed + 1000 * attempt)
+        field = Field(found["primes"], seed + 1000 * attempt)
         values = {n: field.random(p.shape) for n, p in old.named_parameters()}
-        grown = entries.residues(field, values)
         try:
-            why = compared(
-                field,
-                old,
-                news,
-                twin if tied.keys() == grown.keys() else None,
-                values,
-                grown,
-                plan,
-                found,
-            )
+            why = compared(field, old, values, entries.residues(field, values), cases)
         except Unlucky:
             continue
         found["error"] = round(field.error(), 1)
@@ -332,22 +325,14 @@ def differing(
 def compared(
     field: Field,
     old: Any,
-    news: tuple[Any, Any],
-    twin: Any,
     values: Mapping[str, FieldTensor],
     grown: Mapping[str, FieldTensor],
-    plan: Sequence[Run],
-    found: dict[str, Any],
+    cases: Sequence[tuple[Run, Any]],
 ) -> str:
-    """Runs both over residues; the first run whose logits differ, or that cannot be done."""
-    cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
-    if twin is not None:
-        cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
-    found["runs"] = [run.name for run, _ in cases]
+    """The first (run, grown model) whose logits differ, or that cannot be run, and how."""
     for run, new in cases:
         try:
-            a = over(field, old, values, run)
-            b = over(field, new, grown, run)
+            a, b = over(field, old, values, run), over(field, new, grown, run)
         except NotImplementedError as error:
             return f"{run.name}: {error}."
         except Unlucky:
@@ -359,8 +344,7 @@ def compared(
         b = b[..., : a.shape[-1]]
         if a.shape != b.shape:
             return f"{run.name}: logits {tuple(b.shape)}, not {tuple(a.shape)}."
-        wrong = int((a.residues != b.residues).any(-1).sum())
-        if wrong:
+        if wrong := int((a.residues != b.residues).any(-1).sum()):
             return f"{run.name}: {wrong} of {a.numel()} logits differ over residues."
     return ""
 
@@ -371,5 +355,4 @@ def over(field: Field, model: Any, values: Mapping[str, FieldTensor], run: Run) 
     for name, p in model.named_parameters():
         stand[id(p)] = values[name].detach().requires_grad_(p.requires_grad)
     with field, held(model, stand):
-        out = run.logits(model, run.tokens)
-    return out.detach()
+        return run.logits(model, run.tokens).detach()

@@ -4,7 +4,6 @@ import argparse
 import copy
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

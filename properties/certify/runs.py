@@ -77,7 +77,6 @@ def runs(config: Any, vocab: int) -> list[Run]:
         return torch.cat(parts)[: batch * length].reshape(batch, length)
 
     short = min(9, limit)
-    every = text(max(1, -(-vocab // long)), long)
     return [
         Run("as returned", text(1, short), returned),
         Run("training", text(1, short), trained),
