@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from growproof.growth import NormPolicy, Policies
 from growproof.models import config_of, model_of, plan_model, state_of
 from growproof.padding import grow_state
 from growproof.table import Row, parameters
-from growproof.growth import NormPolicy, Policies
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor

@@ -16,7 +16,8 @@ from growproof.checkpoints import grow_checkpoint
 from growproof.cli import byte_count, main
 from growproof.decoder import GrowthError
 from growproof.growth import Policies
-from growproof.verify import FALLBACK, licence, verify
+from growproof.verify import verify
+from growproof.verify.text import FALLBACK, licence
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -139,7 +140,9 @@ def test_stablelm_grows_to_the_same_function(
 ) -> None:
     source = saved(stablelm(use_qkv_bias=True, **features), tmp_path / "source")
     target = {"hidden_size": 40, "num_attention_heads": 4, "num_hidden_layers": 4}
-    grow_checkpoint(source, tmp_path / "grown", target, Policies(norm=norm, depth="interleave"))
+    grow_checkpoint(
+        source, tmp_path / "grown", target, Policies(norm=norm, depth="interleave")
+    )
     result = verify(source, tmp_path / "grown", tokens=32)
     assert result.same, result.reasons
 
@@ -617,7 +620,9 @@ def test_the_article_is_not_exact_in_a_stock_layer_norm(
     stablelm_source: Path, tmp_path: Path
 ) -> None:
     target = {"hidden_size": 24, "num_attention_heads": 3}
-    grow_checkpoint(stablelm_source, tmp_path / "grown", target, Policies(norm="scaled"))
+    grow_checkpoint(
+        stablelm_source, tmp_path / "grown", target, Policies(norm="scaled")
+    )
     result = verify(stablelm_source, tmp_path / "grown", tokens=32)
     assert "logits max, float64" in result.reasons
     assert str(result.parting).startswith("layers.0.input_norm is off by")

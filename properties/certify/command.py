@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from growproof.cli import Parser
-from growproof.models import SIZES
 from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +17,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
-from ..laws.strategies import CORE, needed
+from ..laws.domain import CORE, needed
 from .certificates import Certificate, Grower, certify
 
 
@@ -64,6 +63,13 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3_moe": EXPERTS | {"num_experts": 4, "moe_intermediate_size": 10, "head_dim": 8},
 }  # fmt: skip
 FAMILIES = TINY | {family: SMALL | fields for family, fields in OTHERS.items()}
+SIZES = {
+    name: None
+    for name in (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "head_dim",
+    )
+}  # fmt: skip
 # per family: an axis, its sizes by the order of SIZES (None: as it was)
 AXES: dict[str, dict[str, tuple[int | None, ...]]] = {
     "llama": {

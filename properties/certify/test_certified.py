@@ -3,8 +3,8 @@
 import pytest
 
 from ..laws import claims
+from ..laws.domain import needed
 from ..laws.registry import law, lossless
-from ..laws.strategies import needed
 from .certificates import certify
 from .command import cases, config_of
 

@@ -12,10 +12,10 @@ from ..growers import known_good
 from ..growers.known_good import BY_NAME, GROWERS
 from ..laws import claims, test_decoder
 from ..laws.checks import BUDGETS, Responses, Violation
-from ..laws.examples import Example
-from ..laws.registry import Budget, items, law, law_of, laws, lossless
 from ..laws.domain import needed
+from ..laws.examples import Example
 from ..laws.models import Case
+from ..laws.registry import Budget, items, law, law_of, laws, lossless
 from . import corpus
 
 ITEMS = items()
