@@ -139,7 +139,7 @@ def old_sizes(
     small = (2, 3, 4, 5, 8) if fields.partial else (2, 4, 6, 8)
     head_dim = draw(st.sampled_from(small))
     if real == "head_dim":
-        head_dim = 2 * within(real, 0, 0) // 2
+        head_dim = within(real, 0, 0) // 2 * 2
     # a LayerNorm of one lane is zero, whatever it reads
     hidden = within("hidden", 2 if fields.says.get("norm") == "layer" else 1, 24)
     if fields.tied_head_dim:
@@ -151,7 +151,7 @@ def old_sizes(
         "vocab": within("vocab", 5, 17),
         "groups": groups,
         "heads": heads,
-        "head_dim": head_dim - head_dim % 2 if real == "head_dim" else head_dim,
+        "head_dim": head_dim,
         "hidden": hidden,
         "mlp": mlp,
         "expert_mlp": mlp,
