@@ -18,6 +18,7 @@ from . import comparison, storage
 from .comparison import Change
 from .environment import environment
 from .ledger import PLUGIN, Ledger, LedgerError, recording
+from .outcomes import Outcomes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -104,6 +105,7 @@ class Controller:
         self.workers: dict[str, bool] = {}  # whether the ledger arrived
         self.changes: list[Change] = []
         self.notes: list[str] = []
+        self.outcomes = Outcomes()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -168,6 +170,8 @@ class Controller:
         """Judge a run that came to its end."""
         failed = self.ledger.run.failed = session.testsfailed
         self.ledger.run.tests = session.testscollected
+        self.ledger.run.failures = self.outcomes.failures
+        self.ledger.run.score = self.outcomes.score
         self.ledger.created = storage.now()
         if problem := self._incomplete():
             self._run(session, {"complete": problem})
@@ -183,6 +187,10 @@ class Controller:
             return
         self._store()
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what became of an item, for the report."""
+        self.outcomes.add(report)
+
     def _incomplete(self) -> str | None:
         """Why the ledger is not the whole of the run, if it is not."""
         if lost := [name for name, arrived in self.workers.items() if not arrived]:
@@ -194,10 +202,12 @@ class Controller:
         return None
 
     def _problems(self) -> dict[str, str | None]:
-        """law → what failed in it, the numbers first."""
+        """law → what failed in it; a law whose own test failed has had its item."""
         laws: dict[str, list[Change]] = {}
+        broken = self.ledger.broken
         for change in self.changes:
-            laws.setdefault(change.law, []).append(change)
+            if change.law not in broken:
+                laws.setdefault(change.law, []).append(change)
         return {law: _problem(rows) for law, rows in sorted(laws.items())}
 
     def _run(self, session: pytest.Session, problems: dict[str, str | None]) -> None:
