@@ -264,7 +264,7 @@ class Failure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Tally:
     """A row of the score page: what became of the items of a promise, family and axis."""
 
     promise: str
@@ -286,7 +286,7 @@ class Run:
     failed: int = 0
     growths: int = 0  # models that the grower under test has grown
     failures: list[Failure] = field(default_factory=list)
-    score: list[Score] = field(default_factory=list)
+    score: list[Tally] = field(default_factory=list)
 
 
 @dataclass

@@ -17,8 +17,8 @@ import pytest
 from . import comparison, storage
 from .comparison import Change
 from .environment import environment
+from .failures import failure_of
 from .ledger import PLUGIN, Ledger, LedgerError, recording
-from .outcomes import Outcomes
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,7 +105,6 @@ class Controller:
         self.workers: dict[str, bool] = {}  # whether the ledger arrived
         self.changes: list[Change] = []
         self.notes: list[str] = []
-        self.outcomes = Outcomes()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
@@ -170,8 +169,6 @@ class Controller:
         """Judge a run that came to its end."""
         failed = self.ledger.run.failed = session.testsfailed
         self.ledger.run.tests = session.testscollected
-        self.ledger.run.failures = self.outcomes.failures
-        self.ledger.run.score = self.outcomes.score
         self.ledger.created = storage.now()
         if problem := self._incomplete():
             self._run(session, {"complete": problem})
@@ -188,8 +185,9 @@ class Controller:
         self._store()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note what became of an item, for the report."""
-        self.outcomes.add(report)
+        """Note a failure, for the report."""
+        if found := failure_of(report):
+            self.ledger.run.failures.append(found)
 
     def _incomplete(self) -> str | None:
         """Why the ledger is not the whole of the run, if it is not."""

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import jsonschema.exceptions
 
-from .ledger import KEY, Failure, Ledger, LedgerError, Loss, Record, Run, Score
+from .ledger import KEY, Failure, Ledger, LedgerError, Loss, Record, Run, Tally
 
 SCHEMA = json.loads(Path(__file__).with_name("ledger.schema.json").read_text())
 VERSION = 1
@@ -125,7 +125,7 @@ _LOSS_NUMBERS = ("original", "grown", "relative")
 def _run(data: Mapping[str, Any]) -> Run:
     """The run block; a ledger of an older growproof lacks some of it."""
     failures = [Failure(**row) for row in data.get("failures", [])]
-    score = [Score(**row) for row in data.get("score", [])]
+    score = [Tally(**row) for row in data.get("score", [])]
     return Run(**{**data, "failures": failures, "score": score})
 
 

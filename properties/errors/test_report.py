@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from . import report, sections, storage
-from .ledger import Failure, Ledger, Run, Score
+from .ledger import Failure, Ledger, Run, Tally
 from .samples import BAD, GOOD, HOSTILE, book, comparison, laddered, loss
 from .verdict import Report
 
@@ -60,8 +60,8 @@ def red() -> Ledger:
         for axis in ("head_dim", "hidden")
     ] + [Failure(law="cache_agrees", test="test_cache_agrees", message="no cache")]  # fmt: skip
     made.run.score = [
-        Score(promise="lossless", family="llama", axis="head_dim", passed=1, failed=3),
-        Score(promise="hygiene", family="all", axis="all", passed=12, declined=2),
+        Tally(promise="lossless", family="llama", axis="head_dim", passed=1, failed=3),
+        Tally(promise="hygiene", family="all", axis="all", passed=12, declined=2),
     ]
     return made
 

@@ -10,14 +10,14 @@ import pytest
 
 from . import storage
 from .comparison import accept
-from .ledger import Failure, Ledger, LedgerError, Run, Score
+from .ledger import Failure, Ledger, LedgerError, Run, Tally
 from .samples import BAD, GOOD, book, comparison, loss
 
 
 def full() -> Ledger:
     made = book(comparison(1.5, 1), comparison(math.nan, 2, tap="norm"), seed=3)
     made.run.failures = [Failure(law="test_norm", case="case 1", cause="a slip")]
-    made.run.score = [Score(promise="lossless", family="llama", axis="heads", failed=1)]
+    made.run.score = [Tally(promise="lossless", family="llama", axis="heads", failed=1)]
     for x in (loss(0.001), loss(math.nan, name="broken", original=2.0)):
         made.add_loss(x)
     accept(made, made, "first", 2.0)
