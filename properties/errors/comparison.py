@@ -23,6 +23,11 @@ no noise of sampling, and the maxima are compared as well: by factor on one mach
 for one fixed case such as a real model, and by factor² where another processor or
 number of threads rounds many cases anew. Losses are fixed cases.
 
+**Budgets come before statistics.** A key over its budget that was not over it before is
+`over budget`, however rare the case. A law whose test failed is `failed`: Hypothesis
+shrank its cases, so that their distribution is no sample, and no key of it is called
+improved, or gone.
+
 A key that only some draws reach (layer 3, a rare size) may be missing, or too thin to
 judge, by chance: that is `rare`, shown and not failed. It is `gone` if the other keys
 have the same cases, if every case reached it, if chance has less than e⁻¹⁴, or if the
@@ -44,14 +49,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .ledger import OCTAVE, Key, Ledger, LedgerError, Record, bin_of
+from .ledger import OCTAVE, Failure, Key, Ledger, LedgerError, Record, bin_of
 from .storage import now
 
 FLOOR = 1 / 64  # in units of ratio; see above
 EVIDENCE = 14.0  # nats; see above
 FACTOR = 2.0  # the default of --errors-fail
 
-FAILING = ("worse", "gone", "not comparable")
+FAILING = ("over budget", "failed", "worse", "gone", "not comparable")
 STATES = (*FAILING, "new", "improved", "rare", "same")
 
 
@@ -116,6 +121,8 @@ def _larger(small: Record, large: Record, factor: float) -> tuple[float, str]:
 
 def _judge(base: Record, now: Record, factor: float, machine: bool) -> tuple[str, str]:
     """State and note; ``machine``: both ran on the same one."""
+    if now.over and not base.over:
+        return "over budget", ""
     if now.nonfinite and not base.nonfinite:
         return "worse", f"{now.nonfinite} of {now.count} not finite"
     fixed = base.digest == now.digest
@@ -162,12 +169,29 @@ def _law(
             rare = redrawn and missed <= EVIDENCE
             state, note = ("rare", "not drawn this time") if rare else ("gone", "")
         changes.append(_change(state, note, old, found))
-    changes += [_change("new", "", None, r) for r in new.values()]
+    changes += [_added(r) for r in new.values()]
     unjudged = all(c.state in ("rare", "new") for c in changes)
     if evidence(0, n, n, n) > EVIDENCE and unjudged:
         note = "the run drew too few cases to judge any key of this law"
         return [dataclasses.replace(c, state="gone", note=note) for c in changes]
     return changes
+
+
+def _failed(
+    law: str, failures: list[Failure], base: list[Record], now: list[Record]
+) -> list[Change]:
+    """The changes of a law whose test failed: its failures, and what is over budget."""
+    old = {r.key: r for r in base}
+    over = [_change("over budget", "", old.get(r.key), r) for r in now if r.over]
+    return over + [
+        Change(state="failed", law=law, name=f.test or law, note=f.message, shift=0.0)
+        for f in failures
+    ]
+
+
+def _added(record: Record) -> Change:
+    """The change of a key that the baseline lacks."""
+    return _change("over budget" if record.over else "new", "", None, record)
 
 
 def _undeviced(key: Key) -> Key:
@@ -181,7 +205,7 @@ def _change(state: str, note: str, old: Record | None, new: Record | None) -> Ch
     assert record is not None
     shift = (new.ratio if new else 0.0) / max(old.ratio if old else 0.0, FLOOR)
     text = f"{_numbers(old, new)}{'; ' if note else ''}{note}"
-    if state == "worse":
+    if state in ("worse", "over budget"):
         text += f"; e.g. {record.example}"
     law, name = record.key[0], record.name
     return Change(state=state, law=law, name=name, note=text, shift=shift)
@@ -193,7 +217,9 @@ def _losses(base: Ledger, current: Ledger, factor: float) -> Iterable[Change]:
         old, new = base.losses.get(key), current.losses.get(key)
         floor = torch.finfo(getattr(torch, key[2], torch.float32)).eps
         a, b = (abs(x.relative) if x else 0.0 for x in (old, new))
-        if old is None or new is None:
+        if new and new.over and not (old and old.over):
+            state = "over budget"
+        elif old is None or new is None:
             state = "new" if new else "gone"
         elif b <= factor * max(a, floor) or math.isnan(a):
             state = "improved" if not a <= factor * max(b, floor) else "same"
@@ -219,12 +245,16 @@ def compare(
         )
     if not 1 <= factor < math.inf:
         raise LedgerError(f"the factor is {factor}; a number from 1 on is needed")
-    laws = base.laws, current.laws
+    laws, broken = (base.laws, current.laws), current.broken
     machine = all(old[name] == new[name] for name in ("cpu", "threads", "torch"))
     changes = [
         change
-        for law in sorted(laws[0].keys() | laws[1].keys())
-        for change in _law(laws[0].get(law, []), laws[1].get(law, []), factor, machine)
+        for law in sorted(laws[0].keys() | laws[1].keys() | broken.keys())
+        for change in (
+            _failed(law, broken[law], laws[0].get(law, []), laws[1].get(law, []))
+            if law in broken
+            else _law(laws[0].get(law, []), laws[1].get(law, []), factor, machine)
+        )
     ]
     changes += _losses(base, current, factor)
     if different := differences(base, current):

@@ -76,6 +76,11 @@ class Loss:
     published: float | None  # the article's relative
 
     @property
+    def over(self) -> bool:
+        """Whether the change exceeds its tolerance."""
+        return self.tolerance is not None and not abs(self.relative) <= self.tolerance
+
+    @property
     def key(self) -> Key:
         """What names it in a comparison of two runs."""
         return (self.name, self.model, self.dtype, self.kernel, self.device)
@@ -260,7 +265,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """A row of the score page: what became of the laws of one promise."""
+    """A row of the score page: what became of the items of a promise, family and axis."""
 
     promise: str
     family: str
@@ -315,6 +320,15 @@ class Ledger:
 
     def _record(self, key: Key) -> Record:
         return self.records.setdefault(key, Record(key=key))
+
+    @property
+    def broken(self) -> dict[str, list[Failure]]:
+        """law → its failures, but for those that the run expected."""
+        broken: dict[str, list[Failure]] = {}
+        for failure in self.run.failures:
+            if not failure.expected:
+                broken.setdefault(failure.law, []).append(failure)
+        return broken
 
     @property
     def laws(self) -> dict[str, list[Record]]:

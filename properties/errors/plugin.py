@@ -17,6 +17,7 @@ import pytest
 from . import comparison, storage
 from .comparison import Change
 from .environment import environment
+from .failures import failure_of
 from .ledger import PLUGIN, Ledger, LedgerError, recording
 
 
@@ -183,6 +184,11 @@ class Controller:
             return
         self._store()
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure, for the report."""
+        if found := failure_of(report):
+            self.ledger.run.failures.append(found)
+
     def _incomplete(self) -> str | None:
         """Why the ledger is not the whole of the run, if it is not."""
         if lost := [name for name, arrived in self.workers.items() if not arrived]:
@@ -194,10 +200,12 @@ class Controller:
         return None
 
     def _problems(self) -> dict[str, str | None]:
-        """law → what failed in it, the numbers first."""
+        """law → what failed in it; a law whose own test failed has had its item."""
         laws: dict[str, list[Change]] = {}
+        broken = self.ledger.broken
         for change in self.changes:
-            laws.setdefault(change.law, []).append(change)
+            if change.law not in broken:
+                laws.setdefault(change.law, []).append(change)
         return {law: _problem(rows) for law, rows in sorted(laws.items())}
 
     def _run(self, session: pytest.Session, problems: dict[str, str | None]) -> None:

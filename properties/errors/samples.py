@@ -9,6 +9,7 @@ from .environment import environment
 from .ledger import Comparison, Ledger, Loss, Run
 
 NORM = "test_norm"
+HOSTILE = "Growth(hidden_size=(64, 96)) | `<script>nope()</script>`"
 
 
 def comparison(ratio: float, case: object, **changes: object) -> Comparison:
@@ -34,13 +35,13 @@ def book(*comparisons: Comparison, **changes: object) -> Ledger:
 def sample(
     seed: int, n: int, scale: float = 1.0, tap: str = "logits", device: str = "cpu"
 ) -> Ledger:
-    """n random cases of a heavy-tailed law, half of them exact."""
-    draw = random.Random(seed)
-    ratios = [draw.choice([0.0, draw.lognormvariate(-1.0, 1.5)]) for _ in range(n)]
-    cases = enumerate(ratios)
-    return book(
-        *(comparison(r * scale, (seed, i), tap=tap, device=device) for i, r in cases)
-    )
+    """n random cases of a heavy-tailed law without a budget, half of them exact."""
+    draw, rows = random.Random(seed), []
+    for i in range(n):
+        ratio = scale * draw.choice([0.0, draw.lognormvariate(-1.0, 1.5)])
+        row = comparison(ratio, (seed, i), tap=tap, device=device, budget=None)
+        rows.append(row)
+    return book(*rows)
 
 
 def narrow(seed: int, n: int, scale: float = 1.0) -> Ledger:
@@ -58,6 +59,28 @@ def loss(relative: float, **changes: object) -> Loss:
         "relative": relative, "tolerance": None, "published": 0.005,
     }  # fmt: skip
     return Loss(**fields | changes)  # type: ignore[arg-type]
+
+
+def laddered(slip: float = 0.0, created: str = "2026-01-02T03:04:05+00:00") -> Ledger:
+    """Two layers in two precisions, a law of exact cases that ``slip`` spoils, a ladder."""
+    made = book()
+    made.created = created
+    units = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
+    taps = ["embedding", "layers.0.query", "layers.0.mlp", "layers.1.query", "logits"]
+    rows = [
+        comparison(0.3 + i / 10, HOSTILE, law=f"test_layers[{who}]", tap=tap,
+                   dtype=dtype, relative=unit * i)
+        for who in ("original", "grown")
+        for dtype, unit in units.items()
+        for i, tap in enumerate(taps)
+    ]  # fmt: skip
+    rows += [
+        comparison(slip, i, law="test_rounded_once", budget=4.0) for i in range(20)
+    ]
+    made.merge(book(*rows))
+    made.add_loss(loss(10.4, name="copied", published=10.39))
+    made.add_loss(loss(-1e-7, published=None))
+    return made
 
 
 GOOD = storage.dumps(book(comparison(1.5, 1)))

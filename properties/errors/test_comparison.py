@@ -6,8 +6,8 @@ import random
 import pytest
 
 from .comparison import compare
-from .ledger import Ledger, LedgerError
-from .samples import book, comparison, loss, narrow, sample
+from .ledger import Failure, Ledger, LedgerError
+from .samples import NORM, book, comparison, loss, narrow, sample
 
 
 def states(base: Ledger, current: Ledger, factor: float = 2.0) -> list[str]:
@@ -34,6 +34,35 @@ def test_a_slip_under_every_budget_is_worse() -> None:
     assert states(sample(1, 100), sample(2, 100, scale=20)) == ["worse"]
 
 
+def test_budgets_come_before_statistics() -> None:
+    """0.18 → 5e14 of a budget of 6, in one case of 4: a failure, and not rare."""
+    few = book(*(comparison(0.18, i, budget=6.0) for i in range(4)))
+    assert states(few, book(comparison(5e14, 9, budget=6.0))) == ["over budget"]
+    base = [comparison(0.18, i, budget=6.0) for i in range(40)]
+    for ratio, state in ((5e14, "over budget"), (math.nan, "over budget"), (6, "same")):
+        now = book(*base[1:], comparison(ratio, 99, budget=6.0))
+        assert states(book(*base), now) == [state]
+    over = book(*base[1:], comparison(7.0, 99, budget=6.0))
+    assert states(over, over) == ["same"], "it was over its budget before"
+    new = book(comparison(7.0, 0, budget=6.0))
+    assert states(book(), new) == ["over budget"]
+
+
+def test_a_failed_law_is_failed_and_never_improved_or_gone() -> None:
+    """A broken q scale: one tap is far over budget, and shrinking left no sample."""
+    base, now = sample(1, 40), book(*(comparison(0.0, i) for i in range(400)))
+    base.merge(sample(1, 40, tap="attention"))
+    base.merge(sample(1, 40, tap="query"))
+    now.add(comparison(5e14, "q", tap="query"))
+    assert sorted(states(base, now)) == ["gone", "improved", "over budget"]
+    now.run.failures = [Failure(law=NORM, test="test_norm[q]", message="query differs")]
+    assert states(base, now) == ["over budget", "failed"]
+    now.run.failures = [Failure(law="cache_agrees", message="it compares no numbers")]
+    assert sorted(states(base, now)) == ["failed", "gone", "improved", "over budget"]
+    now.run.failures = [Failure(law=NORM, expected="a known one")]
+    assert sorted(states(base, now)) == ["gone", "improved", "over budget"]
+
+
 def test_one_stray_bit_over_exact_zeros_is_not_worse() -> None:
     exact = book(*(comparison(0.0, i) for i in range(50)))
     stray = book(*(comparison(float(i == 60), i) for i in range(50, 100)))
@@ -57,7 +86,7 @@ def test_same_cases_compare_their_maxima() -> None:
 
 def test_one_fixed_case_compares_its_error_above_the_floor() -> None:
     def real(ratio: float) -> Ledger:
-        return book(comparison(ratio, "real model"), cpu=str(ratio))
+        return book(comparison(ratio, "real model", budget=None), cpu=str(ratio))
 
     assert states(real(1.0), real(1.9)) == ["same"]
     assert states(real(1.0), real(2.1)) == ["worse"]
@@ -134,4 +163,7 @@ def test_losses_compare_by_their_distance_from_the_original() -> None:
     assert states(ladder(0.001), ladder(math.nan)) == ["worse"]
     assert states(ladder(0.001), ladder(0.0)) == ["improved"]
     assert states(ladder(0.1, 0.1), ladder(0.1)) == ["gone", "same"]
+    strict = book()
+    strict.add_loss(loss(0.0019, name="0", tolerance=0.0015))
+    assert states(ladder(0.001), strict) == ["over budget"]
     assert states(ladder(0.1), ladder(0.1, 0.1)) == ["new", "same"]

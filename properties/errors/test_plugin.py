@@ -25,12 +25,18 @@ LAWS = json.loads(os.environ["LAWS"])
 
 @pytest.mark.parametrize("case", range(24))
 @pytest.mark.parametrize("law", LAWS)
-def test_case(law, case):
+def test_case(law, case, record_property):
     if LAWS[law] == "fail":
-        assert False
+        record_property("law", law)
+        record_property("cause", "a slip")
+        assert False, "it slipped"
+    if LAWS[law] == "xfail":
+        pytest.xfail("known")
+    if LAWS[law] == "skip":
+        pytest.skip("declined: not for me")
     if LAWS[law] == "crash" and case == 3:
         os._exit(1)
-    if LAWS[law] is not None:
+    if isinstance(LAWS[law], float):
         record(comparison(LAWS[law] * (1 + case / 24), case, law=law))
 """
 
@@ -147,6 +153,27 @@ def test_gone_and_worse_fail_and_offline_agrees(run: Runs) -> None:
     assert got == 0
 
 
+def test_a_red_run_is_stored_red(run: Runs) -> None:
+    """Failures and causes, with workers or without; the report is red as well."""
+    laws = {"a": 1.0, "b": "fail", "c": "xfail", "d": "skip"}
+    assert run({"a": 1.0, "b": 1.0}, "--errors-save=base.json")[0] == 0
+    for name, options in (("one.json", ()), ("two.json", ("-n2",))):
+        code, text = run(
+            laws, f"--errors-save={name}", "--errors-compare=base.json", *options
+        )
+        assert code == 1, text
+        assert "compared: 24 failed, 1 same" in text
+        assert "FAILED errors::b" not in text, "it has failed already"
+        found = stored(run, name).run
+        assert (found.tests, found.failed) == (96, 24)
+        broken = [f for f in found.failures if not f.expected]
+        assert {(f.law, f.cause) for f in broken} == {("b", "a slip")}
+        assert "it slipped" in broken[0].message
+        assert {f.expected for f in found.failures} == {"", "known"}
+        assert len({f.test for f in found.failures}) == 48
+        assert report.main([str(run.folder / name)]) == 1
+
+
 def test_baseline_changes_only_with_a_reason_that_stays_in_it(run: Runs) -> None:
     save, compare = "--errors-save=errors.json", "--errors-compare=errors.json"
     assert run({"test_a": 0.0}, save)[0] == 0
@@ -179,8 +206,8 @@ def test_wrong_options_stop_before_the_run(run: Runs) -> None:
         (compare, "--errors-fail=0.5"),
         (compare, "--errors-fail=nan"),
     ]
-    right = ("--collect-only",)
-    assert run.codes([*wrong, right]) == [4] * len(wrong) + [0]
+    right = [("--collect-only",), (compare, "--collect-only")]
+    assert run.codes([*wrong, *right]) == [4] * len(wrong) + [0, 0]
     assert run.files() == {"good.json": GOOD}
 
 

@@ -1,57 +1,21 @@
-"""The reports' own tests: one verdict in every form, and the page in a real browser."""
+"""The reports' own tests: one verdict in every form, and green only where all is green."""
 
 import dataclasses
-import json
+import math
 import os
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import pytest
 
-from . import report, storage
-from .ledger import Ledger
-from .samples import BAD, GOOD, book, comparison, loss
-
-HOSTILE = "Growth(hidden_size=(64, 96)) | `<script>nope()</script>`"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update --enable-logging=stderr "
-    "--virtual-time-budget=9000 --dump-dom"
-)
-PROBE = """<script>addEventListener("load", () => setTimeout(() => console.info(
-"PROBE", JSON.stringify({
-requests: performance.getEntriesByType("resource").map(e => e.name),
-overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-width: innerWidth,
-plots: document.querySelectorAll(".js-plotly-plot .main-svg .trace").length,
-background: getComputedStyle(document.body).backgroundColor,
-text: getComputedStyle(document.querySelector(".xtick text")).fill})), 1500))</script>"""
-
-
-def run(slip: float = 0.0, created: str = "2026-01-02T03:04:05+00:00") -> Ledger:
-    """Two layers in two precisions, a law of exact cases that ``slip`` spoils, a ladder."""
-    made = book()
-    made.created = created
-    units = {"float32": 2.0**-24, "bfloat16": 2.0**-8}
-    taps = ["embedding", "layers.0.query", "layers.0.mlp", "layers.1.query", "logits"]
-    rows = [
-        comparison(0.3 + i / 10, HOSTILE, law=f"test_layers[{who}]", tap=tap,
-                   dtype=dtype, relative=unit * i)
-        for who in ("original", "grown")
-        for dtype, unit in units.items()
-        for i, tap in enumerate(taps)
-    ]  # fmt: skip
-    rows += [
-        comparison(slip, i, law="test_rounded_once", budget=4.0) for i in range(20)
-    ]
-    made.merge(book(*rows))
-    made.add_loss(loss(10.4, name="copied", published=10.39))
-    made.add_loss(loss(-1e-7, published=None))
-    return made
+from . import report, sections, storage
+from .ledger import Failure, Ledger, Run, Tally
+from .samples import BAD, GOOD, HOSTILE, book, comparison, laddered, loss
+from .verdict import Report
 
 
 @pytest.fixture
@@ -59,9 +23,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """good.json, slip.json and old.json, in the current directory."""
     monkeypatch.chdir(tmp_path)
     for name, made in (
-        ("good", run()),
-        ("slip", run(0.9)),
-        ("old", run(created="2025-12-30T00:00:00+00:00")),
+        ("good", laddered()),
+        ("slip", laddered(0.9)),
+        ("old", laddered(created="2025-12-30T00:00:00+00:00")),
     ):
         storage.write(tmp_path / f"{name}.json", storage.dumps(made))
     return tmp_path
@@ -79,6 +43,120 @@ def test_every_form_gives_the_same_verdict(
     assert report.main(["good.json", "slip.json", *out]) == 0
     assert report.main(["slip.json", "good.json", "--errors-fail", "100"]) == 0
     assert report.main(["good.json"]) == 0
+
+
+CAUSE = "q_proj.weight: √(K'/K) is missing"
+
+
+def red() -> Ledger:
+    """A run whose failures have one cause; one of its laws found it at 5e14 units."""
+    made = laddered()
+    made.add(comparison(5e14, "{head_dim: 8}", law="logits_are_unchanged", budget=6.0))
+    made.environment |= {"grower": "mine:grow", "profile": "thorough", "seed": 7}
+    made.run = Run(tests=40, failed=3)
+    made.run.failures = [
+        Failure(law="logits_are_unchanged", test=f"test_logits_are_unchanged[{axis}]",
+                case=f"{{{axis}: 8}}", message="logits differ", cause=CAUSE)
+        for axis in ("head_dim", "hidden")
+    ] + [Failure(law="cache_agrees", test="test_cache_agrees", message="no cache")]  # fmt: skip
+    made.run.score = [
+        Tally(promise="lossless", family="llama", axis="head_dim", passed=1, failed=3),
+        Tally(promise="hygiene", family="all", axis="all", passed=12, declined=2),
+    ]
+    return made
+
+
+def forms(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    """The exit code, and the report as text, Markdown and HTML without its markup."""
+    paths = {"--html": Path("out.html"), "--markdown": Path("out.md")}
+    code = report.main([*arguments, *(str(x) for pair in paths.items() for x in pair)])
+    html, md = (path.read_text() for path in paths.values())
+    plain = re.sub(r"<style>.*</style>|<wbr>|</?[a-z][^>]*>", "", html, flags=re.DOTALL)
+    return code, [capsys.readouterr().out, re.sub(r"\\(.)", r"\1", md), unescape(plain)]
+
+
+@pytest.mark.parametrize("base", [[], ["good.json"]])
+def test_a_red_run_makes_a_red_report(
+    files: Path, base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a baseline or without: verdict first, laws, cause, score, how to repeat."""
+    storage.write("red.json", storage.dumps(red()))
+    code, shown = forms(capsys, "red.json", *base, "--across-growers")
+    assert code == 1
+    for text in shown:
+        first = text.index("mine:grow violates lossless: 3 of 40 tests failed")
+        assert first < text.index("cause: " + CAUSE) < text.index("Score")
+        assert text.count("cause: " + CAUSE) == 1, "two failures, one cause"
+        assert "logits_are_unchanged (2 tests)" in text
+        assert "1 law over budget" in re.sub(r"\s+", " ", text)
+        assert "case: {hidden: 8}" in text, "the smallest case"
+        assert (
+            "repeat: growproof check mine:grow -k 'test_logits_are_unchanged[hidden]'"
+            " --hypothesis-profile=thorough --hypothesis-seed=7"
+        ) in re.sub(r"\s+", " ", text)
+        assert "no cache" in text
+        assert "declined" in text
+        assert "head_dim" in text
+        assert "✅" not in text
+        assert "conforms" not in text
+    assert shown[1].startswith("### ❌ mine:grow violates lossless")
+    assert 'class="verdict failed"' in Path("out.html").read_text()
+
+
+def test_the_command_to_repeat_is_one_that_pytest_takes() -> None:
+    """-k takes brackets and dashes, but no comma; a run without a grower is pytest's."""
+    made = book()
+    made.run.failures = [Failure(law="x", test="test_x[llama-all, no biases]")]
+    section = sections.failed(Report(ledger=made))
+    assert section.rows[0][2] == (
+        "repeat: growproof check growproof:grow -k 'test_x and llama-all and no and biases'"
+    )
+    made.environment["grower"] = None
+    assert "repeat: pytest -k" in sections.failed(Report(ledger=made)).rows[0][2]
+
+
+def test_a_green_run_makes_a_green_report(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown = forms(capsys, "good.json")
+    assert code == 0
+    for text in shown:
+        words = re.sub(r"\s+", " ", text)
+        assert "growproof:grow conforms: none of 1 tests failed; every error" in words
+        assert "no baseline" in words
+        assert "What failed" not in text
+    assert shown[1].startswith("### ✅")
+    assert 'class="verdict failed"' not in Path("out.html").read_text()
+
+
+def expected(made: Ledger) -> None:
+    made.run.failures = [Failure(law="test_x", expected="known")]
+    made.add(comparison(99.0, 1, law="test_x"))
+
+
+SPOILED: dict[str, tuple[Callable[[Ledger], object], str]] = {
+    "nothing": (lambda made: None, ""),
+    "expected": (expected, ""),
+    "a test": (lambda made: setattr(made.run, "failed", 1), "1 of 1 tests failed"),
+    "a budget": (lambda made: made.add(comparison(17.0, 1)), "1 law over budget"),
+    "nan": (lambda made: made.add(comparison(math.nan, 1)), "1 law over budget"),
+    "no budget": (lambda made: made.add(comparison(99.0, 1, law="x", budget=None)), ""),
+    "a loss": (lambda made: made.add_loss(loss(-0.2, tolerance=0.1)), "1 loss over"),
+    "no loss": (lambda made: made.add_loss(loss(math.nan, tolerance=1)), "1 loss over"),
+    "a loss within": (lambda made: made.add_loss(loss(0.1, tolerance=0.1)), ""),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_what_makes_a_report_red(files: Path, name: str) -> None:
+    """Each alone, without a baseline; an expected failure does not."""
+    made, (spoil, said) = book(comparison(1.0, 0)), SPOILED[name]
+    spoil(made)
+    storage.write("made.json", storage.dumps(made))
+    assert report.main(["made.json", "--markdown", "out.md"]) == int(bool(said))
+    first = Path("out.md").read_text().splitlines()[0]
+    assert said in first
+    assert first.startswith("### ❌" if said else "### ✅")
 
 
 def test_terminal_is_plain_and_at_most_100_columns(
@@ -158,7 +236,7 @@ def test_wrong_arguments_are_exit_4(files: Path, arguments: list[str]) -> None:
 
 
 def test_two_growers_are_compared_only_on_demand(files: Path) -> None:
-    other = run()
+    other = laddered()
     other.environment["grower"] = "other:grow"
     storage.write("other.json", storage.dumps(other))
     assert report.main(["other.json", "good.json"]) == 4
@@ -166,7 +244,7 @@ def test_two_growers_are_compared_only_on_demand(files: Path) -> None:
 
 
 def test_first_baseline_of_the_same_environment_is_used(files: Path) -> None:
-    foreign = run()
+    foreign = laddered()
     foreign.environment["blas"] = "another"
     storage.write("foreign.json", storage.dumps(foreign))
     assert report.main(["good.json", "foreign.json"]) == 1
@@ -182,14 +260,8 @@ def test_benchmarks_show_time_and_error_together(
         "    benchmark.extra_info['errors'] = {'ratio': 0.75, 'ulps': 3}\n"
         "    benchmark.pedantic(int)\n"
     )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n0",
-        "--benchmark-json=speed.json",
-    ]
+    options = ["-q", "-n0", "--benchmark-json=speed.json"]
+    command = [sys.executable, "-m", "pytest", *options]
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     subprocess.run(command, check=True, capture_output=True, env=env, timeout=120)
     for arguments in (["speed.json"], ["good.json", "--benchmarks", "speed.json"]):
@@ -198,52 +270,3 @@ def test_benchmarks_show_time_and_error_together(
     assert report.main(["speed.json", "good.json"]) == 4
     Path("speed.json").write_text('{"benchmarks": [{"name": "x"}]}')
     assert report.main(["speed.json"]) == 4
-
-
-def browse(page: str, *, dark: bool, width: int) -> tuple[dict[str, object], list[str]]:
-    """What the probe saw in chromium, and what else the console said."""
-    if CHROMIUM is None:
-        pytest.skip("no browser: apt-get install chromium")
-    Path("page.html").write_text(page.replace("</body>", PROBE + "</body>"))
-    frame = f'<body style="margin:0"><iframe src=page.html width={width} height=900>'
-    Path("frame.html").write_text(frame)
-    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    profile = f"--user-data-dir={Path('profile').absolute()}"
-    url = Path("frame.html").absolute().as_uri()
-    command = [CHROMIUM, *FLAGS.split(), scheme, profile, "--window-size=1200,900", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    said = re.findall(r'CONSOLE.*?\] "(.*)", source:', done.stderr)
-    seen = [line.removeprefix("PROBE ") for line in said if line.startswith("PROBE ")]
-    assert len(seen) == 1, done.stderr[-3000:]
-    return json.loads(seen[0]), [line for line in said if not line.startswith("PROBE ")]
-
-
-def test_page_works_in_a_browser_in_both_themes_and_on_a_phone(files: Path) -> None:
-    out = ["--html", "out.html", "--history", "old.json"]
-    report.main(["slip.json", "good.json", *out])
-    page = Path("out.html").read_text()
-    seen = {}
-    for dark, width in ((False, 390), (True, 1100)):
-        facts, said = browse(page, dark=dark, width=width)
-        assert said == []
-        assert facts["requests"] == []
-        assert (facts["width"], facts["overflow"]) == (width, 0)
-        assert facts["plots"] == 4 + 5 + 2, "layers, trend and ladder"
-        seen[dark] = facts["background"], facts["text"]
-    assert seen[False] == ("rgb(251, 250, 248)", "rgb(36, 41, 47)")
-    assert seen[True] == ("rgb(21, 24, 28)", "rgb(223, 227, 232)")
-
-
-def test_the_browser_would_see_a_fault(files: Path) -> None:
-    """An error, a request, and a line that is too wide for a phone."""
-    report.main(["good.json", "--html", "out.html"])
-    fault = '<script>nope()</script><img src=http://[::1]:9/><pre style="width:999px">'
-    page = Path("out.html").read_text().replace("<main>", f"<main>{fault}")
-    facts, said = browse(page, dark=False, width=390)
-    assert any("nope" in line for line in said)
-    assert any("Content Security Policy" in line for line in said)
-    assert facts["overflow"] == pytest.approx(999 - 360, abs=40)
-    facts, _ = browse(
-        page.replace("Content-Security-Policy", ""), dark=False, width=390
-    )
-    assert facts["requests"] == ["http://[::1]:9/"]

@@ -10,12 +10,14 @@ import pytest
 
 from . import storage
 from .comparison import accept
-from .ledger import Ledger, LedgerError
+from .ledger import Failure, Ledger, LedgerError, Run, Tally
 from .samples import BAD, GOOD, book, comparison, loss
 
 
 def full() -> Ledger:
     made = book(comparison(1.5, 1), comparison(math.nan, 2, tap="norm"), seed=3)
+    made.run.failures = [Failure(law="test_norm", case="case 1", cause="a slip")]
+    made.run.score = [Tally(promise="lossless", family="llama", axis="heads", failed=1)]
     for x in (loss(0.001), loss(math.nan, name="broken", original=2.0)):
         made.add_loss(x)
     accept(made, made, "first", 2.0)
@@ -35,8 +37,9 @@ def test_schema_is_a_schema_that_knows_every_key() -> None:
     jsonschema.Draft202012Validator.check_schema(storage.SCHEMA)
     data = json.loads(storage.dumps(full()))
     spots = [data, data["environment"], data["run"], *data["accepted"],
-             *data["comparisons"], *data["losses"]]  # fmt: skip
-    assert len(spots) > 6
+             *data["comparisons"], *data["losses"], *data["run"]["failures"],
+             *data["run"]["score"]]  # fmt: skip
+    assert len(spots) > 8
     for spot in spots:
         spot["surprise"] = 1
         with pytest.raises(LedgerError, match="surprise"):
@@ -67,3 +70,10 @@ def test_failed_write_leaves_the_old_file(
         storage.write(path, GOOD)
     assert [p.name for p in tmp_path.iterdir()] == ["errors.json"]
     assert path.read_text() == "old"
+
+
+def test_a_run_block_of_an_older_growproof_is_read() -> None:
+    """It knows no failures and no score, and perhaps no growths."""
+    data = json.loads(storage.dumps(full()))
+    data["run"] = {"tests": 3, "failed": 1}
+    assert storage.loads(json.dumps(data)).run == Run(tests=3, failed=1)

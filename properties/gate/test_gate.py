@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ..errors import report, storage
 from ..growers import known_good
 from ..laws.strategies import smallest
 from . import loading as growers
@@ -366,3 +367,20 @@ def test_gate_stores_the_errors_of_another_grower(
     assert stored["environment"]["grower"] == "othergrowers:grow"
     other = check(elsewhere, "othergrowers:grow_wrong", f"--errors-compare={path}")
     assert other.returncode == 4, other.stdout
+
+
+def test_a_wrong_grower_leaves_a_red_ledger(
+    elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its failures and score are stored, and the report of it is red: exit 1."""
+    path = tmp_path / "errors.json"
+    done = check(elsewhere, "othergrowers:grow_wrong", f"--errors-save={path}")
+    assert done.returncode == 1, done.stdout
+    run = storage.load(path).run
+    broken = {failure.law for failure in run.failures}
+    assert broken
+    assert all("FAILED" in done.stdout and law in done.stdout for law in broken)
+    assert sum(row.failed for row in run.score) == run.failed == len(run.failures) > 0
+    assert report.main([str(path)]) == 1
+    first = capsys.readouterr().out.splitlines()[0]
+    assert "othergrowers:grow_wrong violates" in first

@@ -34,6 +34,10 @@ LAYER_NORM = Claim(
 LANES = Claim("Embedding and head are padded; every new lane of every tap is zero")
 DEPTH = Claim("Added layers are silent, wherever they lie")
 LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
+TIED = Claim(
+    "The decoder of the theorems is the clone: the same integers on random models",
+    ("run_logits", "numbers_logits"),
+)
 PRECISION = Claim(
     "In bf16, fp16 and fp32 one rounding of the weights is all that is lost"
 )

@@ -247,9 +247,7 @@ def good(dtype: str) -> Judged:
 
 JUDGES: dict[str, Callable[[Judged, Judged], bool]] = {
     "budget": lambda base, now: now.broken > 0,
-    "ledger": lambda base, now: any(
-        c.state == "worse" for c in compare(base.run, now.run)
-    ),
+    "ledger": lambda base, now: any(c.failed for c in compare(base.run, now.run)),
     "assert_close": lambda base, now: bool(now.unclose - base.unclose),
 }
 

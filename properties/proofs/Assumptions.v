@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
   Dealt Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
-  Floats Necessity RealSoftmax.
+  Run Integers Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -78,6 +78,10 @@ Goal True. idtac "8 llama_lossless:". Abort.
 Print Assumptions llama_lossless.
 Goal True. idtac "8 stablelm_lossless:". Abort.
 Print Assumptions stablelm_lossless.
+Goal True. idtac "8 run_logits:". Abort.
+Print Assumptions run_logits.
+Goal True. idtac "8 numbers_logits:". Abort.
+Print Assumptions numbers_logits.
 Goal True. idtac "9 attention_trainable:". Abort.
 Print Assumptions attention_trainable.
 Goal True. idtac "9 mlp_trainable:". Abort.

@@ -9,11 +9,16 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
+from growproof import clone as decoder
 from growproof.table import head_dim_map, heads_map
+from torch import Tensor
 
 from .claims import FOLDER, built, claims, claims_of
+from .numbers import Table, clone, coqs, draw
 
 APT = "apt-get install coq libcoq-mathcomp-algebra libcoq-flocq make"
 SOURCES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.v"))
@@ -205,3 +210,46 @@ def test_python_maps_are_the_proved_maps(build: Build) -> None:
         assert proved == (head_dim_map(k, k_new, split) if tag == 0 else axis)
         checked[tag] += 1
     assert checked == {0: 66, 1: 264, 2: 2376}
+
+
+MODELS = 200
+
+
+@pytest.fixture(scope="session")
+def evaluated(build: Build) -> list[Table]:
+    """The logits that Coq computes for each drawn model."""
+    return coqs([draw(seed) for seed in range(MODELS)], build.folder)
+
+
+def test_the_clone_is_the_proved_decoder(evaluated: list[Table]) -> None:
+    """Whole decoders, both families: the same integers as the Coq decoder, each logit."""
+    mine = [clone(draw(seed)) for seed in range(MODELS)]
+    assert [i for i in range(MODELS) if mine[i] != evaluated[i]] == []
+    assert sum(len(row) for table in evaluated for row in table) == MODELS * 4 * 5
+
+
+def turned_back(x: Tensor, cos: Tensor, sin: Tensor, turn: Any = decoder.rotate) -> Any:
+    """Rotary in the other direction."""
+    return turn(x, cos, -sin)
+
+
+def without_o_bias(layer: Any, name: str, x: Tensor, run: Any = decoder.Layer.linear):
+    """A linear layer that forgets the bias of o_proj."""
+    y, lost = run(layer, name, x), layer.weight(f"{name}.bias")
+    return y if lost is None or "o_proj" not in name else y - lost
+
+
+FAULTS = {
+    "rotary": (decoder, "rotate", turned_back),
+    "bias": (decoder.Layer, "linear", without_o_bias),
+    "tiled": (Tensor, "repeat_interleave", lambda x, n, dim: x.repeat(1, n, 1, 1)),
+    "mask": (Tensor, "triu", lambda x, k, triu=Tensor.triu: triu(x, k + 1)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_another_clone_is_seen(fault: str, evaluated: list[Table]) -> None:
+    """A clone with one fault differs from the Coq decoder on many of the models."""
+    with patch.object(*FAULTS[fault]):
+        wrong = [clone(draw(seed)) != evaluated[seed] for seed in range(MODELS)]
+    assert sum(wrong) > 20, sum(wrong)
