@@ -63,13 +63,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3_moe": EXPERTS | {"num_experts": 4, "moe_intermediate_size": 10, "head_dim": 8},
 }  # fmt: skip
 FAMILIES = TINY | {family: SMALL | fields for family, fields in OTHERS.items()}
-SIZES = {
-    name: None
-    for name in (
-        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "head_dim",
-    )
-}  # fmt: skip
+SIZES = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"))  # fmt: skip
 # per family: an axis, its sizes by the order of SIZES (None: as it was)
 AXES: dict[str, dict[str, tuple[int | None, ...]]] = {
     "llama": {

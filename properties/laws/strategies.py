@@ -263,15 +263,14 @@ def power_of_four_target(
     free, fields = DOMAIN.growable(family), table(family)
     new = {f: sizes[f] for f in AXES}
     which = axis or draw(st.sampled_from(free))
-    if which in ("heads", "groups") and "heads" in free:
-        new["heads"] *= 4
-        if which == "groups" or not DOMAIN.has("gqa") or "groups" not in free:
-            new["groups"] *= 4
-    elif which == "head_dim":
+    alone = "groups" not in fields.sizes or not DOMAIN.has("gqa")
+    bound = fields.tied_head_dim and which == "hidden"
+    if which == "head_dim" or (bound and DOMAIN.has("head_dim")):
         new["head_dim"] *= 4
+    elif (bound or which in ("heads", "groups")) and "heads" in free:
+        new["heads"] *= 4
+        new["groups"] *= 4 if which == "groups" or alone else 1
     if fields.tied_head_dim:
-        new["heads"] *= 4 if which == "hidden" else 1
-        new["groups"] *= 4 if which == "hidden" else 1
         new["hidden"] = new["heads"] * new["head_dim"]
     elif not DOMAIN.has("hidden"):
         if fields.whole_heads:
