@@ -1,9 +1,8 @@
 """Residues: exact where they claim to be, and different wherever functions are."""
 
-import json
 import math
 from fractions import Fraction
-from pathlib import Path
+from typing import Any
 
 import growproof
 import pytest
@@ -12,7 +11,6 @@ from growproof.field import Field, Wide, held
 from growproof.residues import SQUARES, Residues, prime, primes
 from transformers import AutoModelForCausalLM
 
-from . import terms
 from .certificates import compared, grown_by, source, state
 from .command import FAMILIES, TINY, config_of
 from .recovery import Map, recover
@@ -21,6 +19,10 @@ from .terms import normal, soundness
 
 PRIMES = primes(3, 0)
 F = torch.nn.functional
+
+
+def residues(x: Any) -> torch.Tensor:
+    return x.residues
 
 
 @pytest.fixture
@@ -70,17 +72,17 @@ def test_softmax_ignores_what_is_masked() -> None:
     mask[:, 5:] = torch.finfo(torch.float64).min
     wide = torch.cat((scores, more), -1) + mask
     both = torch.softmax(scores, -1), torch.softmax(wide, -1)
-    assert torch.equal(both[0].residues, both[1][:, :5].residues)
-    assert not both[1][:, 5:].residues.any()
-    assert (both[0].sum(-1).residues == 1).all()
+    assert torch.equal(residues(both[0]), residues(both[1][:, :5]))
+    assert not residues(both[1][:, 5:]).any()
+    assert (residues(both[0].sum(-1)) == 1).all()
 
 
 def test_functions_that_are_zero_at_zero_stay_so() -> None:
     field = Field(PRIMES, 0)
     zero = field.of(0)
-    assert not F.silu(zero).residues.any()
-    assert not torch.tanh(zero).residues.any()
-    assert torch.sigmoid(zero).residues.all()
+    assert not residues(F.silu(zero)).any()
+    assert not residues(torch.tanh(zero)).any()
+    assert residues(torch.sigmoid(zero)).all()
 
 
 def test_what_has_no_residue_is_refused_by_name() -> None:
@@ -103,8 +105,8 @@ def test_views_share_their_residues() -> None:
     x = field.random((4, 6))
     x[:, 2:4] = 0
     x.view(2, 2, 6)[1].mul_(2)
-    assert not x[:, 2:4].residues.any()
-    assert x[:, :2].residues.all()
+    assert not residues(x[:, 2:4]).any()
+    assert residues(x[:, :2]).all()
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -121,7 +123,7 @@ def test_stock_code_with_a_cache_is_stock_code_without(family: str) -> None:
         whole = model(tokens, use_cache=False).logits
         first = model(tokens[:, :4], use_cache=True)
         rest = model(tokens[:, 4:], past_key_values=first.past_key_values).logits
-    assert torch.equal(whole[:, 4:].residues, rest.residues)
+    assert torch.equal(residues(whole[:, 4:]), residues(rest))
     assert field.degree > 20
     assert field.error() < -30
 
@@ -132,14 +134,6 @@ def test_stock_code_with_a_cache_is_stock_code_without(family: str) -> None:
 def test_terms_agree_just_when_their_normal_forms_do() -> None:
     found = soundness(2000, 1)
     assert min(found["classes"], found["misses"]) > 500
-    assert (found["merged"], found["split"], found["equal_misses"]) == (0, 0, 0)
-
-
-def test_a_hundred_thousand_of_each_were_seen() -> None:
-    """soundness.json is what `python -m properties.certify.terms` wrote."""
-    file = Path(terms.__file__).with_name("soundness.json")
-    found = json.loads(file.read_text("utf-8"))
-    assert min(found["terms"], found["misses"]) >= 100_000
     assert (found["merged"], found["split"], found["equal_misses"]) == (0, 0, 0)
 
 
@@ -169,9 +163,7 @@ def test_one_entry_of_a_map_is_enough(fault: str) -> None:
         values = {n: field.random(p.shape) for n, p in olds[0].named_parameters()}
         grown = entries.residues(field, values)
         with eager(olds[0], news[0]):
-            return compared(
-                field, olds[0], (news[0],) * 2, None, values, grown, plan, {}
-            )
+            return compared(field, olds[0], values, grown, [(plan[0], news[0])])
 
     assert why(right) == ""
     for at in torch.randint(len(copied), (4,), generator=generator).tolist():

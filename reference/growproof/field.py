@@ -26,7 +26,7 @@ buffer below float64.
 
 import functools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -286,7 +286,7 @@ def adapted(op: str, name: str, x: Any, rank: int, width: int) -> Any:
 
 
 @contextmanager
-def held(model: nn.Module, values: dict[int, Tensor]) -> Generator[None]:
+def held(model: nn.Module, values: Mapping[int, Tensor]) -> Generator[None]:
     """The live model with other tensors: id of a parameter or buffer → what stands in.
 
     Ties are kept, and hooks, replaced modules and patched forwards take part.
@@ -294,6 +294,7 @@ def held(model: nn.Module, values: dict[int, Tensor]) -> Generator[None]:
     kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for module in model.modules():
+            slots: Any
             for slots in (module._parameters, module._buffers):
                 kept.append((slots, dict(slots)))
                 slots |= {n: values.get(id(x), x) for n, x in slots.items()}
