@@ -1,6 +1,7 @@
 """The whole decoder: the same logits, and zeros in every new lane on the way."""
 
 import functools
+from typing import Any
 
 import torch
 from growproof.decoder import forward
@@ -122,16 +123,14 @@ def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
     logits_are_equal(grow(case, grower))
 
 
-@law(lossless, claim=claims.LOGITS, budget="stock", attention=("eager", "sdpa"))
-@given(case=cases() | cases(min_tokens=17, max_tokens=24))
-def test_transformers_agrees(grower, attention: str, case: Case) -> None:
-    """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
-    grown = grow(case, grower, torch.float64)
+def stock_logits_are_equal(grown: Grown, attention: str, **inputs: Any) -> None:
+    """Both models' logits by transformers' own forward, to its float32 islands."""
+    case = grown.case
 
     def logits(model) -> dict[str, torch.Tensor]:
         model.set_attn_implementation(attention)
         with torch.no_grad():
-            return {"logits": model(case.ids).logits}
+            return {"logits": model(case.ids, **inputs).logits}
 
     truth = logits(grown.source)
     model = case.model(torch.float64)
@@ -151,6 +150,13 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
         dtype=torch.float32,
         kernel=attention,
     )
+
+
+@law(lossless, claim=claims.LOGITS, budget="stock", attention=("eager", "sdpa"))
+@given(case=cases() | cases(min_tokens=17, max_tokens=24))
+def test_transformers_agrees(grower, attention: str, case: Case) -> None:
+    """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
+    stock_logits_are_equal(grow(case, grower, torch.float64), attention)
 
 
 @law(reference, claim=claims.LOGITS)
