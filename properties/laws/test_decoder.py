@@ -159,6 +159,16 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
     stock_logits_are_equal(grow(case, grower, torch.float64), attention)
 
 
+@law(lossless, claim=claims.LOGITS, budget="stock")
+@fewer(2)
+@given(case=cases(min_tokens=3, max_tokens=8), stride=st.integers(2, 7))
+def test_positions_are_heeded(grower, case: Case, stride: int) -> None:
+    """f'(tokens, positions) = f(tokens, positions), for positions with gaps."""
+    positions = torch.arange(case.tokens)[None] * stride
+    grown = grow(case, grower, torch.float64)
+    stock_logits_are_equal(grown, "eager", position_ids=positions)
+
+
 @law(reference, claim=claims.LOGITS)
 @given(case=cases(power_of_four=True))
 def test_decoder_is_bitwise(reference_grow, case: Case) -> None:
