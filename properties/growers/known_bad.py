@@ -462,16 +462,21 @@ def hooked_head(grown: Any, model: Any, growth: Growth) -> Any:
     return grown
 
 
-def deaf_to_masks(grown: Any, model: Any, growth: Growth) -> Any:
-    """A wrapper that does not pass the attention mask on."""
-    forward = grown.forward
+def deaf_to(name: str) -> Callable[..., Any]:
+    """A wrapper that does not pass one input on."""
 
-    def wrapped(*args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
-        del attention_mask
-        return forward(*args, **kwargs)
+    def edit(grown: Any, model: Any, growth: Growth) -> Any:
+        del model, growth
+        forward = grown.forward
 
-    grown.forward = wrapped
-    return grown
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            kwargs.pop(name, None)
+            return forward(*args, **kwargs)
+
+        grown.forward = wrapped
+        return grown
+
+    return edit
 
 
 def ntk_beyond(config: Any, growth: Growth) -> None:
@@ -790,7 +795,10 @@ FAULTS: tuple[Fault, ...] = (
           function=False, config=setting(max_position_embeddings=2048)),
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
           law=test_hygiene.test_left_padding, reason="padded batch", function=False,
-          model=deaf_to_masks),
+          model=deaf_to("attention_mask")),
+    Fault(name="positions_ignored", says="a wrapper drops the position ids",
+          law=test_decoder.test_positions_are_heeded, reason="logits", function=False,
+          model=deaf_to("position_ids")),
     # training
     Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
           law=test_training.test_new_parameters_train, reason="is stuck", function=False),

@@ -1,6 +1,7 @@
 """The whole decoder: the same logits, and zeros in every new lane on the way."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from growproof.models import MASKED
@@ -114,17 +115,15 @@ def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
     logits_are_equal(grow(case, grower))
 
 
-@law(lossless, claim=claims.LOGITS, budget="stock", attention=("eager", "sdpa"))
-@given(case=cases() | cases(min_tokens=17, max_tokens=24))
-def test_transformers_agrees(grower, attention: str, case: Case) -> None:
-    """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
-    grown = grow(case, grower, torch.float64)
+def stock_logits_are_equal(grown: Grown, attention: str, **inputs: Any) -> None:
+    """Both models' logits by transformers' own forward, to its float32 islands."""
+    case = grown.case
 
     def logits(model) -> dict[str, torch.Tensor]:
         if model._supports_sdpa:  # Gemma 2's caps have the eager way alone
             model.set_attn_implementation(attention)
         with torch.no_grad():
-            return {"logits": model(case.ids).logits}
+            return {"logits": model(case.ids, **inputs).logits}
 
     truth = logits(grown.source)
     model = case.model(torch.float64)
@@ -143,6 +142,23 @@ def test_transformers_agrees(grower, attention: str, case: Case) -> None:
         dtype=torch.float32,
         kernel=attention,
     )
+
+
+@law(lossless, claim=claims.LOGITS, budget="stock", attention=("eager", "sdpa"))
+@given(case=cases() | cases(min_tokens=17, max_tokens=24))
+def test_transformers_agrees(grower, attention: str, case: Case) -> None:
+    """f'(tokens) = f(tokens) by transformers' own forward, to its float32 islands."""
+    stock_logits_are_equal(grow(case, grower, torch.float64), attention)
+
+
+@law(lossless, claim=claims.LOGITS, budget="stock")
+@fewer(2)
+@given(case=cases(min_tokens=3, max_tokens=8), stride=st.integers(2, 7))
+def test_positions_are_heeded(grower, case: Case, stride: int) -> None:
+    """f'(tokens, positions) = f(tokens, positions), for positions with gaps."""
+    positions = torch.arange(case.tokens)[None] * stride
+    grown = grow(case, grower, torch.float64)
+    stock_logits_are_equal(grown, "eager", position_ids=positions)
 
 
 @law(reference, claim=claims.LOGITS)

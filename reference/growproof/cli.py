@@ -21,14 +21,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 # subcommands that hand their arguments on, unread
 FORWARDED = {
-    "power": "power: which laws reject which known-bad growers",
-    "certify": "certificates: a growth, certified for all weights",
-    "report": "report: the page of the last runs",
-}
-MODULES = {
-    "power": "power.detection",
-    "certify": "certify.command",
-    "report": "errors.report",
+    "power": ("power.detection", "which laws reject which known-bad growers"),
+    "certify": ("certify.command", "a growth, certified for all weights"),
+    "report": ("errors.report", "the page of the last runs"),
 }
 
 
@@ -77,7 +72,7 @@ def parser() -> Parser:
         description="Run the laws against a grower. Further arguments go to pytest: "
         "-k attention, -m lossless, -n 2, --junitxml FILE, …",
     )
-    for name, text in FORWARDED.items():
+    for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
 
@@ -256,7 +251,7 @@ def is_within(argument: str, laws: Path) -> bool:
 
 def forward(name: str, arguments: Sequence[str]) -> int:
     """`growproof power`, `certify`, `report`: the suite's own command."""
-    module = importlib.import_module(f"{suite()[1]}.{MODULES[name]}")
+    module = importlib.import_module(f"{suite()[1]}.{FORWARDED[name][0]}")
     return module.main(list(arguments)) or OK
 
 
