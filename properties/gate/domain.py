@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..laws.registry import PROMISES
 from ..laws.strategies import (
@@ -15,6 +14,7 @@ from ..laws.strategies import (
     FAMILIES,
     families,
 )
+from .command import nearest
 
 FEATURES = (*CORE, *(p.name for p in PROMISES.values() if not p.asked_for))
 MORE = (*EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
@@ -23,12 +23,6 @@ SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
 
 class UnknownName(ValueError):
     """A name that nothing has, with the nearest one that something has."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean …?`, or nothing where no known word is like it."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def names(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
