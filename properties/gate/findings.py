@@ -21,6 +21,7 @@ from ..laws.strategies import CONFIG_NAME, Case
 from . import evidence, explain, replay
 from .judged import Judged
 from .loading import DEFAULT
+from .verdict import same_but_numbers
 
 SWITCHES = (
     "attention_bias", "mlp_bias", "use_qkv_bias", "use_parallel_residual", "qk_layernorm",
@@ -52,23 +53,29 @@ def found(
     if case is None:
         return told
     told["causes"] = evidence.causes(sources(case, judged), judged.grower, case.target)
-    cause = (told["causes"] or [message])[0]
-    if cause in known:
+    first = (told["causes"] or [message])[0]
+    if first in known:
         return told | {
-            k: known[cause][k] for k in ("tap", "case", "family", "axes", "size")
+            k: known[first][k] for k in ("tap", "case", "family", "axes", "size")
         }
     if item:
-        case = smallest(
-            case,
-            lambda c: replay.run(item, judged.grower, {**example, "case": c}),
-            error,
-        )
+
+        def shows(candidate: Case) -> bool:
+            """Whether the law fails as before, for the same causes."""
+            other = replay.run(item, judged.grower, {**example, "case": candidate})
+            if type(other) is not type(error):
+                return False
+            new = sources(candidate, judged)
+            causes = evidence.causes(new, judged.grower, candidate.target)
+            return same_causes(causes, told["causes"])
+
+        case = smallest(case, shows)
     told |= {
         "case": explain.describe(case), "family": case.family, "axes": axes(case),
         "size": case.shape.hidden * case.shape.layers + len(case.target),
         "tap": explain.tap(case, judged.grower),
     }  # fmt: skip
-    known[cause] = told
+    known[first] = told
     return told
 
 
@@ -81,6 +88,11 @@ def first_line(error: BaseException) -> str:
         else f"it raises {type(error).__name__}: "
     )
     return told + (said or type(error).__name__)
+
+
+def cause(finding: Mapping[str, Any]) -> str:
+    """All that is wrong, in one sentence: the causes, or what the law says."""
+    return "; ".join(finding["causes"]) or finding["message"]
 
 
 def axes(case: Case) -> str:
@@ -126,9 +138,13 @@ def smaller(case: Case) -> Iterator[Case]:
             yield dataclasses.replace(case, **{field: value})
 
 
-def smallest(
-    case: Case, run: Callable[[Case], BaseException | None], error: BaseException
-) -> Case:
+def same_causes(some: list[str], others: list[str]) -> bool:
+    """Whether two lists say the same, numbers aside."""
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(same_but_numbers(a, b) for a, b in pairs)
+
+
+def smallest(case: Case, shows: Callable[[Case], bool]) -> Case:
     """A case from which nothing can be left out, in so far as there is time."""
     limit = time.monotonic() + SECONDS
     shrinking = True
@@ -137,7 +153,7 @@ def smallest(
         for candidate in smaller(case):
             if time.monotonic() > limit:
                 return case
-            if type(run(candidate)) is type(error):
+            if shows(candidate):
                 case, shrinking = candidate, True
                 break
     return case

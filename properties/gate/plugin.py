@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.errors import Unsatisfiable
 from transformers.utils import logging
 
-from ..errors.ledger import Failure, ledger_of, recording
+from ..errors.ledger import ledger_of, recording
 from ..laws import checks, registry
 from ..laws.examples import Seen, watching
 from ..laws.registry import PROMISES, law_of, reference
@@ -333,7 +333,11 @@ class Gate:
             )
             found["repeat"] = f"python {path}"
         found["test"] = item.name
-        report.user_properties.append(("finding", found))
+        told = {
+            "reason": found["message"], "cause": findings.cause(found),
+            "case": found["case"], "repeat": found["repeat"], "finding": found,
+        }  # fmt: skip
+        report.user_properties += told.items()
         report.longrepr = findings.told(found, error)
         report.sections = [s for s in report.sections if s[0] == "Captured stdout call"]
 
@@ -342,21 +346,13 @@ class Gate:
         finding: Any = found.get("finding")
         if report.when != "call" or self.worker or not finding:
             return
-        causes = "; ".join(finding["causes"]) or finding["message"]
-        ledger_of(self.config).run.failures.append(
-            Failure(
-                law=finding["law"], test=finding["test"], case=finding["case"],
-                message=finding["message"], cause=causes, repeat=finding["repeat"],
-                expected=getattr(report, "wasxfail", ""),
-            )
-        )  # fmt: skip
         if report.failed:
             ratio = float(found["ratio"])  # pyright: ignore[reportArgumentType]
             ceiling = ratio if math.isfinite(ratio) else None
             expires = datetime.date.today() + datetime.timedelta(days=90)
             self.findings.append(finding)
             self.failures[finding["test"]] = xfails.Expected(
-                finding["test"], causes, "", expires, ceiling
+                finding["test"], findings.cause(finding), "", expires, ceiling
             )
 
     @pytest.hookimpl(wrapper=True)
