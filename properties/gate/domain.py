@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ..laws.domain import AXES, CONFIG_NAME, CORE, DOMAIN, EXTRAS, known_families
 from ..laws.registry import PROMISES
+from .command import nearest
 
 FEATURES = (
     *CORE,
@@ -20,12 +20,6 @@ SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
 
 class UnknownName(ValueError):
     """A name that nothing has, with the nearest one that something has."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean …?`, or nothing where no known word is like it."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def names(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:

@@ -1,10 +1,7 @@
-"""What a failure prints: the law, the shrunk case, the first wrong tap, a script."""
+"""A case on one line, and the first tap at which it goes wrong."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +11,6 @@ from growproof.rounding import Responses
 from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
 from ..laws.grown import Grown, forward
 from ..laws.models import Case
-from ..laws.registry import Law
-from . import repro_script
 
 
 def first_wrong_tap(grown: Grown) -> str:
@@ -51,29 +46,13 @@ def first_wrong_tap(grown: Grown) -> str:
     return "none: every tap is the padded old one"
 
 
-def explain(law: Law, case: Case | None, grower: Any) -> str:
-    """The whole explanation of a law that failed on this case, as text."""
-    lines = [f"law: {law.sentence}"]
-    if case is None:
-        return lines[0]
-    lines.append(f"case: {describe(case)}")
-    source = case.model()
+def tap(case: Case, grower: Any) -> str:
+    """The first wrong tap of a case, or why none can be named; never raises."""
     try:
-        grown = Grown(case, source, grower(source, case.target))
-    except Exception as crash:
-        kind = type(crash).__name__
-        lines.append(
-            f"the grower raised, it is broken here rather than wrong: {kind}: {crash}"
-        )
-        return "\n".join(lines)
-    try:
-        lines.append(f"first wrong tap: {first_wrong_tap(grown)}")
-    except Exception as crash:
-        lines.append(f"first wrong tap: none can be named, {crash}")
-    from ..growers import known_bad
-
-    lines.append(f"likely cause: {known_bad.likely_cause(grown)}")
-    return "\n".join(lines)
+        source = case.model()
+        return first_wrong_tap(Grown(case, source, grower(source, case.target)))
+    except Exception:
+        return ""
 
 
 def describe(case: Case) -> str:
@@ -88,30 +67,3 @@ def describe(case: Case) -> str:
         f"{case.decoder.layers}; {sizes or 'growing nothing'}; {case.regime} weights, seed "
         f"{case.seed}, {case.batch} × {case.tokens} tokens"
     )
-
-
-def write_script(folder: Path, name: str, case: Case, grower: str, law: str) -> Path:
-    """A script that repeats the failure, importing torch, transformers, the grower."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (re.sub(r"\W+", "_", name).strip("_") + ".py")
-    path.write_text(script(case, grower, law))
-    return path
-
-
-def script(case: Case, grower: str, law: str) -> str:
-    """Its text: the case as literals, `fill` and the checks as they are here."""
-    suite = __name__.rsplit(".", 2)[0]
-    body = inspect.getsource(repro_script).replace("from ..laws", f"from {suite}.laws")
-    head, _, rest = body.partition("# CASE\n")
-    _, _, rest = rest.partition("# END CASE\n")
-    module, _, attribute = grower.partition(":")
-    literals = (
-        f"LAW = {law!r}\n"
-        f"GROWER = {(module, attribute)!r}\n"
-        f"FAMILY = {case.family!r}\n"
-        f"CONFIG = {case.config!r}\n"
-        f"TARGET = {case.target!r}\n"
-        f"SEED, REGIME = {case.seed}, {case.regime!r}\n"
-        f"BATCH, TOKENS = {case.batch}, {case.tokens}\n"
-    )
-    return head + literals + rest

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import growproof
 import torch
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
@@ -33,7 +32,6 @@ from ..laws import (
     test_norms,
     test_training,
 )
-from ..laws.grown import Grown
 from ..laws.registry import Test
 
 State = dict[str, Tensor]
@@ -828,33 +826,3 @@ def drop_layers(grown: Any, growth: Growth) -> Any:
 
 
 BY_NAME = {fault.name: fault for fault in FAULTS}
-
-
-def likely_cause(grown: Grown) -> str:
-    """The known-bad growers whose result this is, entry for entry."""
-    model, target = grown.case.model(), grown.case.target
-    if same(growproof.grow(model, target), grown.model):
-        return "not the weights or sizes: growproof:grow gives the same ones here"
-    found = []
-    for fault in FAULTS:
-        try:
-            other = fault(grown.case.model(), target)
-        except Exception:  # a fault that cannot be planted here is not the cause
-            continue
-        if same(other, grown.model):
-            found.append(f"{fault.name} ({fault.says})")
-    return "; ".join(found[:3]) or "none of the known-bad growers gives this model"
-
-
-def same(a: Any, b: Any) -> bool:
-    """Whether two models have the same weights, mode and computing config."""
-    old, new = a.state_dict(), b.state_dict()
-    if old.keys() != new.keys() or a.training != b.training:
-        return False
-    says = (a.config.to_dict(), b.config.to_dict())
-    for name in ("rope_parameters", family_of(a.config).eps):
-        if says[0].get(name) != says[1].get(name):
-            return False
-    return all(
-        w.shape == new[n].shape and torch.equal(w, new[n]) for n, w in old.items()
-    )

@@ -39,9 +39,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    asks_help = len(arguments) > 1 and arguments[1] in ("-h", "--help")
     try:
-        if arguments[:1] == ["check"] and not asks_help:
+        if arguments[:1] == ["check"]:
             return check(arguments[1:])
         if arguments and arguments[0] in FORWARDED:
             return forward(arguments[0], arguments[1:])
@@ -61,16 +60,13 @@ def parser() -> Parser:
         prog="growproof",
         description="Grow a trained transformer, and prove that it is the same function.",
     )
+    top.add_argument("--version", action="version", version=versions())
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_grow(commands)
     add_fit(commands)
     add_verify(commands)
     commands.add_parser(
-        "check",
-        usage="growproof check [MODULE:CALLABLE] [pytest arguments]",
-        help="run the laws against a grower (default growproof:grow)",
-        description="Run the laws against a grower. Further arguments go to pytest: "
-        "-k attention, -m lossless, -n 2, --junitxml FILE, …",
+        "check", help="run the laws against a grower (default growproof:grow)"
     )
     for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
@@ -217,30 +213,49 @@ def add_verify(commands: Any) -> None:
 
 def check(arguments: Sequence[str]) -> int:
     """`growproof check`: pytest on the laws, in a process of its own."""
-    rest = list(arguments)
     laws, prefix = suite()
-    command = [sys.executable, "-m", "pytest"]
-    if "-m" not in rest:  # the laws, not the suite's tests of itself
-        command += ["-m", "law"]
-    if rest and re.fullmatch(r"[\w.]+:[\w.]+", rest[0]):
-        command += ["--grower", rest.pop(0)]
+    if str(laws.parent) not in sys.path and prefix == "properties":
+        sys.path.insert(0, str(laws.parent))
+    options = importlib.import_module(f"{prefix}.gate.command")
+    words = options.read(list(arguments))
+    if words is None:
+        return OK
     ini = Path(__file__).with_name("pytest.ini")
-    command += [
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
         "-c",
         str(ini),
-        f"--rootdir={laws.parent}",
         "-p",
         f"{prefix}.gate.plugin",
     ]
-    if "no:cacheprovider" not in rest:  # a wheel's own folder may be read-only
+    command += [f"--rootdir={laws.parent}", *words]
+    if "no:cacheprovider" not in words:  # a wheel's own folder may be read-only
         command += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache'}"]
-    if not any(is_within(argument, laws) for argument in rest):
+    if not any(is_within(word, laws) for word in words):
         command.append(str(laws))
     # xdist workers do not get the current directory from `python -m`
     here = [os.getcwd(), *((str(laws.parent),) if prefix == "properties" else ())]
     path = os.pathsep.join(filter(None, (*here, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(command + rest, env=os.environ | {"PYTHONPATH": path})
-    return USAGE if done.returncode == NOTHING_COLLECTED else done.returncode
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path})
+    if done.returncode == NOTHING_COLLECTED:
+        print(f"growproof: {options.nothing(words)}", file=sys.stderr)
+        return USAGE
+    return done.returncode
+
+
+def versions() -> str:
+    """growproof's version, and of what its verdicts depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    told: list[str] = []
+    for name in ("growproof", "torch", "transformers", "hypothesis", "pytest"):
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            told.append(f"{name} not installed")
+    return ", ".join(told)
 
 
 def is_within(argument: str, laws: Path) -> bool:
