@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from growproof.models import model_of, state_of
+from growproof.rounding import Perturbed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
@@ -29,7 +30,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from properties.errors import ledger
-from properties.laws.checks import perturbed
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -257,7 +257,7 @@ def cast(model: Any, dtype: str, device: str) -> Any:
 
 def shaken(model: Any, dtype: str) -> Any:
     """A float64 copy, on the CPU, whose weights are each 1 ± u of `dtype` off."""
-    state = perturbed(state_of(model), DTYPES[dtype], seed=1)
+    state = Perturbed(state_of(model), DTYPES[dtype], seed=1)
     return model_of(model.config, state, model)
 
 

@@ -4,7 +4,7 @@
     python -m integration.ladder --write              # ... and results/ladder-cpu.json, .svg
     python -m integration.ladder --stablelm stabilityai/stablelm-2-1_6b
 
-Every step is the right table (growproof.layout) with some of its lines undone, so that
+Every step is the right table (growproof.table) with some of its lines undone, so that
 a step is named by what it leaves out. The losses are those of the Python licence text.
 
 The article's figures are bfloat16 losses, rounded to bfloat16 themselves: its 0.7734375
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from growproof.layout import Row, parameters
+from growproof.growth import NormPolicy, Policies
 from growproof.models import config_of, model_of, plan_model, state_of
 from growproof.padding import grow_state
-from growproof.shape import NormPolicy
+from growproof.table import Row, parameters
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -256,7 +256,7 @@ def targets(config: Any) -> dict[int, dict[str, int]]:
 def grown(model: Any, row: Step) -> Any:
     """`model` grown by the right table with the lines of `row.omits` undone."""
     target = targets(model.config)[row.solution]
-    growth = plan_model(model.config, target, norm=row.policy)
+    growth = plan_model(model.config, target, Policies(norm=row.policy))
     config = config_of(model.config, growth)
     if "eps" in row.omits:
         config.layer_norm_eps = growth.old.eps
@@ -275,9 +275,9 @@ def undone(table: dict[str, Row], omits: Iterable[str]) -> dict[str, Row]:
         if "heads" in omits:  # an axis of another name is padded at its end
             flat = {"query": "residual", "key": "residual"}
             row = dataclasses.replace(row, axes=tuple(flat.get(a, a) for a in row.axes))
-        if "norm" in omits and row.role == "norm":
+        if "norm" in omits and row.norm:
             row = dataclasses.replace(row, scale=1.0)
-        if "query" in omits and ".q_proj." in name:
+        if "query" in omits and ".q." in name:
             row = dataclasses.replace(row, scale=1.0)
         edited[name] = row
     return edited

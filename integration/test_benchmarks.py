@@ -23,7 +23,7 @@ from growproof.models import state_of
 from transformers import StableLmConfig
 
 from properties.errors import ledger
-from properties.laws.strategies import make
+from properties.laws.models import make
 
 from .others import grow_proj
 
@@ -44,7 +44,7 @@ def model() -> Any:
         num_attention_heads=8, num_key_value_heads=8, use_qkv_bias=True,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
-    return make(config, 0, "loud", 1e-5, torch.bfloat16)
+    return make(config, 0, dtype=torch.bfloat16)
 
 
 def memcpy(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:

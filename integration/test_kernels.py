@@ -14,14 +14,15 @@ from typing import Any
 import growproof
 import pytest
 import torch
-from growproof.layout import parameters
-from growproof.models import plan_model
+from growproof.families import family_of
+from growproof.growth import Growth
+from growproof.models import decoder_of, plan_model, state_of
 from growproof.padding import centred, old_entries
-from growproof.shape import Growth
+from growproof.table import parameters
 from torch import Tensor
 from transformers import StableLmConfig
 
-from properties.laws.strategies import make
+from properties.laws.models import make
 
 from . import kernels
 from .kernels import DTYPES, KERNELS, Kernel, WrongKernel, attending, cast
@@ -60,7 +61,7 @@ def original(dtype: str) -> Any:
             "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25
         },
     )  # fmt: skip
-    return make(config, 5, "loud", 1e-5, DTYPES[dtype])
+    return make(config, 5, dtype=DTYPES[dtype])
 
 
 @functools.cache
@@ -224,7 +225,8 @@ def gradients(model: Any, kernel: Kernel, case: Case) -> dict[str, Tensor]:
     model = model.requires_grad_(True)
     with attending(model, kernel):
         model(ids, labels=ids, use_cache=False).loss.backward()
-    return {n: p.grad.detach().double() for n, p in model.named_parameters()}
+    found = {n: p.grad.detach().double() for n, p in model.named_parameters()}
+    return family_of(model.config).read(found, decoder_of(model.config))
 
 
 def pulled_back(grads: dict[str, Tensor], growth: Growth) -> dict[str, Tensor]:
@@ -244,7 +246,7 @@ def pulled_back(grads: dict[str, Tensor], growth: Growth) -> dict[str, Tensor]:
 
 def state(growth: Growth) -> dict[str, Tensor]:
     """Tensors of the old shapes."""
-    return dict(original("float64").named_parameters())
+    return state_of(original("float64"))
 
 
 @every_column

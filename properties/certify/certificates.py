@@ -1,49 +1,26 @@
 """Certificates: is the grown model the same function, for all weights of its shape?
 
-The grower is a black box. *Recover*: run it on a few random float64 models and find,
-for each entry of the grown parameters, the old entry (or centred entry, or mean) that
-it is a multiple of, or that it is a constant, or neither. *Decide*: from that map and
-the two configs alone, in exact arithmetic. Three verdicts, none of them a guess:
+The grower is a black box. *Recover*: run it on a few random float64 models and find, for
+each grown entry, the old form that it is a multiple of, or that it is a constant, or
+neither (recovery.py). *Run*: the code of both live models, as it was returned, over
+residues modulo several primes at once, with random residues for the old weights and the
+recovered map of them for the grown ones (growproof.field), in evaluation and training,
+with and without cache, with left padding, on long texts, and once more as it comes back
+from its own config and state dict (runs.py). Three verdicts, none of them a guess:
 
-certified: the grown decoder, with its scales read as the exact roots that they round,
-    is the old function for **all** weights and tokens, by the argument below.
-refused: it is not: there are weights and tokens (the witness) on which float64 logits
-    differ a thousandfold above rounding, or the model cannot be what was asked for.
-undecided: the argument fails at a named entry, and no witness was found.
+certified: all logits agree: both models are one term in the weights, so one function
+    for **all** weights, but for a chance that the certificate states.
+refused: they do not, and neither do the float64 logits of a run that it names, from a
+    module on that it names (witness.py); or what came back is no model of those sizes.
+undecided: they do not, or an operation has no meaning over residues, and no float64
+    logits show it. Identities that are special to exp or to one activation end here.
 
-Why a yes is right. Each *lane* of the grown decoder (a coordinate of a tap) is known as
-an exact linear form in the old decoder's lanes at the same tap, for all weights and
-tokens at once, or is *lost*, and then may be anything. One rule per operation, each an
-identity of the real numbers:
-
-- linear: W' N = E W as polynomials in the old weights, row by row, for the forms N that
-  are read; then E are the forms written. An entry that meets a zero lane may be
-  anything, an entry that meets a lost lane must be zero.
-- norm: what it sees is A x (A the identity, or the removal of the mean). If row a of
-  A'E is e_a times row j of A, Σ_{a over j} e_a² = κ for every j, ε' = s² ε and
-  κ D = s² D', then its lane a is e_a / s times lane j (before weight and bias).
-- scores: for each rotary frequency the products of the lanes of q' and k' add up to
-  √(K'/K) times those of one old head, as bilinear forms; then the probabilities are the
-  old head's, and the context is a form in its values. A zero value needs no scores.
-- gate: act(g') u' is a form if g' is g itself and u' a multiple of g's own partner u,
-  and zero where g' or u' is (act(0) = 0).
-- stream: every writer writes the embedding's A'E, or nothing; those that write are the
-  old blocks, in order; each logit is the old one.
-
-Why the map is right. An entry counts as c · form only if it is so to 1e-13 in each of
-four runs: random weights, others, a small residual, and the first ones permuted,
-negated and scaled. Analytic functions that agree at a random point are equal with
-probability one: only a grower that branches on values which no run shows is misread.
-Entries that match nothing are lost, never guessed. A scale, ε or frequency is the exact
-number of small height that lies within 1e-12 of it; so a certificate speaks of the
-grower up to the rounding of its scales.
+An entry that was not recognised is a variable of its own: where the logits agree all the
+same, it may be anything.
 """
 
 import copy
-import itertools
-import math
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,33 +28,41 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from growproof.arithmetic import BLAS
-from growproof.decoder import forward
-from growproof.layout import names, parameters
-from growproof.layout import size as length
-from growproof.models import CLASSES, SIZES, shape_of, state_of
-from growproof.padding import check
-from growproof.shape import GrowthError, Shape
-from transformers import PretrainedConfig
+from growproof.field import Field, FieldTensor, held
+from growproof.residues import SQUARES, Unlucky, factors, primes
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from .coq import coq_script
-from .decision import Broken, Decision, Lane, Lost
 from .recovery import Map, State, recover
+from .runs import Run, eager, evaluated, exact_buffers, runs
+from .witness import WITNESS, parted, witness
 
 Grower = Callable[[Any, Mapping[str, int]], Any]
-Verdict = Literal["certified", "refused", "undecided"]
-WITNESS = 1e-11  # relative difference of logits: rounding stays near 1e-15
-MODULE = 1e-3  # a module against its clone: transformers rotates in float32
+Verdict = Literal["certified", "refused", "undecided", "declined"]
+PRIMES = 7
+SAVED = "saved and loaded"
+ENOUGH = -100.0  # log₂ of the error that a certificate may have
+WEIGHTS = ("random", "random again", "small", "permuted, negated, scaled")
+ASSUMED = (
+    "The grower treats all weights alike: it does not branch on values that these runs "
+    "do not show, count its calls, or look at the clock; and neither does the model.",
+    "Arithmetic is real: float64 and lower rounding, and other kernels than eager "
+    "attention and a plain loop over experts, are not part of it.",
+    "A scale, eps or frequency is the exact number that lies within 1e-12 of it; a float "
+    "buffer is the float64 number that it rounds.",
+    "softmax(s) = E(s) / Σ E for some E, and a maximum, a comparison and top-k look at "
+    "values alone; dropout is a factor that depends on its rate.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """A verdict on one growth, and what it rests on.
 
-    entries: how many grown entries were found to be what. lanes: tap → for each grown
-    lane {old lane: coefficient}, or null where it may be anything. witness: the largest
-    relative difference of the logits, and on which run's weights. coq: a proof script
-    where the map is a plain scatter, else null.
+    entries: how many grown entries were found to be what. error: log₂ of the chance that
+    two different functions agree in these runs. assumed: in words, what no run shows.
+    witness: the largest relative difference of float64 logits, and where. parted: the
+    first module whose output differs.
     """
 
     verdict: Verdict
@@ -86,45 +71,85 @@ class Certificate:
     source: dict[str, int]
     target: dict[str, int]
     entries: dict[str, int] = field(default_factory=dict)
-    lanes: dict[str, list[dict[str, str] | None]] = field(default_factory=dict)
+    error: float | None = None
+    primes: list[int] = field(default_factory=list)
+    seed: int = 0
+    runs: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
     witness: dict[str, Any] = field(default_factory=dict)
+    parted: str = ""
     seconds: float = 0.0
-    coq: str | None = None
 
     def json(self) -> dict[str, Any]:
-        return {"version": 1, **asdict(self)}
+        return {"version": 2, **asdict(self)}
 
 
-RUNS = ("random", "random again", "small residual", "permuted, negated, scaled")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
 
 
-def draw(shape: Shape, run: int) -> State:
-    """Weights for one run: none near zero, the residual's square about ε in run 2."""
+def certify(
+    grower: Grower,
+    config: PretrainedConfig,
+    target: Mapping[str, int],
+    *,
+    seed: int = 0,
+) -> Certificate:
+    """Decide whether the grower keeps the function of every model of this config.
+
+    Runs the grower four times. NotImplementedError is a growth that it declines,
+    whatever else it raises a refusal.
+    """
+    began, threads = time.perf_counter(), torch.get_num_threads()
+    found = dict[str, Any]()
+    try:
+        torch.set_num_threads(1)  # small tensors: more threads are slower
+        verdict, reason = judge(grower, config, target, seed, found)
+    finally:
+        torch.set_num_threads(threads)
+    sizes = {n: getattr(config, n, None) for n in SIZES}
+    return Certificate(
+        verdict=verdict,
+        reason=reason,
+        family=config.model_type,
+        source={n: k for n, k in sizes.items() if isinstance(k, int)},
+        target=dict(target),
+        seed=seed,
+        seconds=round(time.perf_counter() - began, 3),
+        **found,
+    )
+
+
+def source(config: PretrainedConfig, run: int) -> Any:
+    """A float64 model with the weights of one run: none near zero, in run 2 small ones."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    model: Any = AutoModelForCausalLM.from_config(config).double().eval()
     generator = torch.Generator().manual_seed(run % 3)
-    state: State = {}
-    for template, row in parameters(shape).items():
-        size = [length(shape, axis) for axis in row.axes]
-        spread = 1.5 / math.sqrt(size[1]) if len(size) == 2 else 1.0
-        writer = row.role == "writer" or template.endswith(
-            ("o_proj.bias", "n_proj.bias")
-        )
-        spread = 1.0 if "embed" in template else spread
-        spread *= 2 * math.sqrt(shape.eps or 1e-6) if run == 2 and writer else 1.0
-        for _, name in names(shape, template):
-            x = 0.5 + torch.rand(size, generator=generator, dtype=torch.float64)
-            x *= spread * (torch.rand(size, generator=generator) - 0.3).sign()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            x = 0.5 + torch.rand(p.shape, generator=generator, dtype=torch.float64)
+            x *= (torch.rand(p.shape, generator=generator) - 0.3).sign()
+            if p.dim() > 1:
+                x *= 1.0 if "embed" in name else 1.5 / p.shape[-1] ** 0.5
+                x *= 0.02 if run == 2 else 1.0
             if run == 3:
-                x = x.flatten()[torch.randperm(x.numel(), generator=generator)] * -0.37
-            state[name] = x.reshape(size)
-    return state
+                order = torch.randperm(x.numel(), generator=generator)
+                x = x.flatten()[order].reshape(p.shape) * -0.37
+            p.copy_(x)
+    return model
 
 
-def grown_by(
-    grower: Grower, config: PretrainedConfig, state: State, target: Mapping[str, int]
-) -> Any:
-    """What the grower makes of a float64 model, with the global generators seeded."""
-    model = CLASSES[config.model_type][1](copy.deepcopy(config)).double().eval()
-    model.load_state_dict({n: x.clone() for n, x in state.items()}, strict=False)
+def grown_by(grower: Grower, model: Any, target: Mapping[str, int]) -> Any:
+    """What the grower makes of a copy of it, with the global generators seeded."""
+    model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         random.seed(0)
@@ -132,158 +157,202 @@ def grown_by(
         return grower(model, dict(target))
 
 
-def breach(old: Shape, models: Sequence[Any], target: Mapping[str, int]) -> str:
+def state(model: Any) -> State:
+    """The float parameters by name, each once however often it is tied."""
+    return {n: p.detach().double() for n, p in model.named_parameters()}
+
+
+def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
     """How these are no models of the wanted sizes and kind; empty where they are."""
-    shapes = [shape_of(model.config) for model in models]
-    new = shapes[0]
-    if any(shape != new for shape in shapes):
+    first = models[0]
+    if not all(hasattr(m, "config") and hasattr(m, "state_dict") for m in models):
+        return f"The grower returned {type(first).__name__}, no transformers model."
+    if any(m.config.to_dict() != first.config.to_dict() for m in models):
         return "The grown config depends on the values of the weights."
-    for name, size in SIZES.items():
-        wanted = target.get(name, getattr(old, size))
-        if name == "head_dim" and old.family == "stablelm":
-            wanted = new.hidden // new.heads
-        if getattr(new, size) != wanted:
-            return f"The config's {name} is {getattr(new, size)}, not {wanted}."
-    for name in ("family", "vocab", "activation", "qk_norm", "parallel", "tied"):
-        before, after = getattr(old, name), getattr(new, name)
-        if before != after:
-            return f"The config's {name} is {after!r}, and was {before!r}."
-    for i, layer in enumerate(models[0].model.layers):
-        index = layer.self_attn.layer_idx
-        if index != i:
-            return (
-                f"model.layers.{i}.self_attn.layer_idx is {index}: a cache would mix."
-            )
-    try:
-        check(state_of(models[0]), new)
-    except ValueError as error:
-        return f"The parameters are not those of the config: {error}."
+    shapes = [{n: p.shape for n, p in m.named_parameters()} for m in models]
+    if any(shape != shapes[0] for shape in shapes):
+        return "The grown parameters' shapes depend on the values of the weights."
+    for name in (*SIZES, *target):
+        before, now = getattr(old.config, name, None), getattr(first.config, name, None)
+        if name == "head_dim" and name not in target:
+            continue
+        wanted = target.get(name, before)
+        if wanted is not None and now != wanted:
+            return f"The config's {name} is {now}, not {wanted}."
     return ""
-
-
-def certify(
-    grower: Grower, config: PretrainedConfig, target: Mapping[str, int]
-) -> Certificate:
-    """Decide whether the grower keeps the function of every model of this config.
-
-    Runs the grower four times. Whatever the grower raises is a refusal; a config that
-    growproof does not know raises GrowthError.
-    """
-    began, threads = time.perf_counter(), torch.get_num_threads()
-    old, found = shape_of(config), dict[str, Any]()
-    try:
-        torch.set_num_threads(1)  # small tensors: more threads are slower
-        verdict, reason = judge(grower, config, target, old, found)
-    finally:
-        torch.set_num_threads(threads)
-    return Certificate(
-        verdict=verdict,
-        reason=reason,
-        family=old.family,
-        source={name: getattr(old, size) for name, size in SIZES.items()},
-        target=dict(target),
-        seconds=round(time.perf_counter() - began, 3),
-        **found,
-    )
 
 
 def judge(
     grower: Grower,
     config: PretrainedConfig,
     target: Mapping[str, int],
-    old: Shape,
+    seed: int,
     found: dict[str, Any],
 ) -> tuple[Verdict, str]:
     """(verdict, reason), and what they rest on in `found`."""
-    olds = [draw(old, run) for run in range(len(RUNS))]
+    olds = [source(config, run) for run in range(len(WEIGHTS))]
     try:
-        models = [grown_by(grower, config, state, target) for state in olds]
+        news = [grown_by(grower, old, target) for old in olds]
+    except NotImplementedError as error:
+        return "declined", f"The grower declined: {error}"
     except Exception as error:
         return "refused", f"The grower raised {type(error).__name__}: {error}"
-    new, why = None, ""
-    try:
-        new = shape_of(models[0].config)
-        new.rotary.frequencies()
-        if why := breach(old, models, target):
-            return "refused", why
-    except (AttributeError, GrowthError) as error:
-        new, why = None, f"The grown model cannot be read: {error}."
-    try:
-        found["witness"] = witness = difference(old, olds, new, models)
-    except Exception as error:
-        why = why or f"The grown model does not run: {type(error).__name__}: {error}"
+    if why := breach(olds[0], news, target):
         return "refused", why
-    if new:
-        news = [{n: p.double().clone() for n, p in state_of(m).items()} for m in models]
-        entries = recover(old, olds, news)
-        found["entries"] = tally(entries)
-        decision = Decision(old, new, entries)
-        try:
-            decision.run()
-        except Broken as broken:
-            why = str(broken)
-        found["lanes"] = readable(decision.lanes)
-        if witness["from_clone"] > MODULE:
-            why = "The module does not compute what its config and weights say"
-            stock = all(type(m) is CLASSES[m.config.model_type][1] for m in models)
-            if stock and witness["relative"] > WITNESS:  # what stock code would load
-                return "refused", why + ", and what is saved is another function."
-            why += "."
-        elif witness["relative"] > WITNESS:
-            return "refused", why or "The logits differ, though the map looks right."
-        elif not why:
-            found["coq"] = coq_script(decision)
-            return "certified", "The grown decoder is the old function for all weights."
-    return ("refused" if witness["module"] > MODULE else "undecided"), why
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(
+        1, config.num_attention_heads
+    )
+    entries = recover([state(m) for m in olds], [state(m) for m in news], head_dim)
+    found["entries"] = entries.tally()
+    found["assumed"] = [*ASSUMED, *unseen(olds[0], news[0], target)]
+    twin, lost = reloaded(news[0])
+    found["assumed"] += [lost] if lost else []
+    plan = runs(config, config.vocab_size)
+    with eager(*olds, *news, *([twin] if twin else [])):
+        why = differing(olds[0], (news[0], news[-1]), twin, entries, plan, seed, found)
+        return concluded(olds, news, twin, plan, config.vocab_size, why, found)
 
 
-def difference(
-    old: Shape,
-    olds: Sequence[State],
-    new: Shape | None,
-    models: Sequence[Any],
-) -> dict[str, Any]:
-    """The largest relative differences of logits over the runs, and where.
+def concluded(
+    olds: Sequence[Any],
+    news: Sequence[Any],
+    twin: Any,
+    plan: Sequence[Run],
+    vocab: int,
+    why: str,
+    found: dict[str, Any],
+) -> tuple[Verdict, str]:
+    """The verdict: the field says `why` they differ (empty: equal), and now float64."""
+    pairs = list(zip(WEIGHTS, olds, news, strict=True))
+    first = [run for run in plan if why.startswith(run.name)] or plan[:1]
+    saved = [("random", olds[0], twin)] if why.startswith(SAVED) and twin else []
+    try:
+        seen = witness(saved or pairs, first, vocab)
+        if why and not saved and seen["relative"] <= WITNESS:
+            seen = witness(pairs, [run for run in plan if run not in first], vocab)
+    except Exception as error:
+        return (
+            "refused",
+            f"The grown model does not run: {type(error).__name__}: {error}",
+        )
+    found["witness"] = seen
+    if seen["relative"] <= WITNESS:
+        if why:
+            return "undecided", why
+        return "certified", "Both models are one function of their weights and tokens."
+    if not why and seen["relative"] >= 1e300:
+        return (
+            "refused",
+            "The logits agree over residues; in float64 they are not finite.",
+        )
+    if not why:
+        return "undecided", "Over residues the logits agree, in float64 they do not."
+    at = WEIGHTS.index(seen["weights"])
+    new, text = twin if saved else news[at], plan[-1]
+    found["parted"] = parted(olds[at], new, text)
+    where = f", from {found['parted']} on" if found["parted"] else ""
+    return "refused", (
+        f"The logits differ by {seen['relative']:.1e} of the largest{where} "
+        f"({SAVED if saved else seen['run']})."
+    )
 
-    relative: grown clone against old clone, in float64. module: the grown module against
-    the old clone; from_clone: against its own clone (both in part float32).
-    """
-    length = 12 if new else 64  # what cannot be read may only differ further on
-    tokens = torch.arange(2 * length).reshape(2, length) * 5 % old.vocab
-    worst: dict[str, Any] = {
-        "relative": 0.0,
-        "module": 0.0,
-        "from_clone": 0.0,
-        "run": "",
+
+def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
+    """Config fields that differ, and what about long texts the runs do not reach."""
+    a, b = old.config.to_dict(), new.config.to_dict()
+    names = sorted(n for n in a.keys() & b.keys() if a[n] != b[n] and n not in target)
+    said = []
+    if names:
+        said.append(
+            "The configs differ in " + ", ".join(names) + ": as far as the runs go."
+        )
+    window = getattr(old.config, "sliding_window", None) or 0
+    limit = getattr(old.config, "max_position_embeddings", None) or 0
+    if max(window, limit) > 256:
+        said.append("Longer texts than those of the runs behave as they do.")
+    if "vocab_size" in target:
+        said.append("Only the logits of old tokens are compared.")
+    return said
+
+
+def reloaded(model: Any) -> tuple[Any, str]:
+    """The model that its own config and state dict make, or why there is none."""
+    try:
+        twin = type(model)(copy.deepcopy(model.config)).double().train(model.training)
+        twin.load_state_dict(model.state_dict(), strict=False)
+        return twin, ""
+    except Exception as error:
+        return None, (
+            f"That it can be saved and loaded: {type(model).__name__} could not be built "
+            f"from its config ({type(error).__name__}: {error})."
+        )
+
+
+def differing(
+    old: Any,
+    news: tuple[Any, Any],
+    twin: Any,
+    entries: Map,
+    plan: Sequence[Run],
+    seed: int,
+    found: dict[str, Any],
+) -> str:
+    """Why the models are not seen to agree over residues; empty where they agree."""
+    numbers = [k for m in (old, *news) for k in m.config.to_dict().values()]
+    sizes = {
+        q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)
     }
-    with torch.no_grad():
-        for run, state, model in zip(RUNS, olds, models, strict=True):
-            a = forward(old, state, tokens, BLAS)["logits"]
-            c = model.eval()(tokens).logits.double()
-            b = forward(new, state_of(model), tokens, BLAS)["logits"] if new else c
-            pairs = {"relative": (b, a), "module": (c, a), "from_clone": (c, b)}
-            for name, (x, y) in pairs.items():
-                apart = float((x - y).abs().max() / y.abs().max())
-                apart = apart if math.isfinite(apart) else sys.float_info.max
-                if name == "relative" and apart > worst[name]:
-                    worst["run"] = run
-                worst[name] = max(worst[name], apart)
-    return worst | {"tokens": tokens.tolist()}
+    found["primes"] = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
+    cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
+    names = {n for n, _ in twin.named_parameters()} if twin else set[str]()
+    if names == entries.shapes.keys():
+        cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
+    found["runs"] = [run.name for run, _ in cases]
+    for attempt in range(8):
+        field = Field(found["primes"], seed + 1000 * attempt)
+        values = {n: field.random(p.shape) for n, p in old.named_parameters()}
+        try:
+            why = compared(field, old, values, entries.residues(field, values), cases)
+        except Unlucky:
+            continue
+        found["error"] = round(field.error(), 1)
+        if not why and field.error() > ENOUGH:
+            return f"The error is 2^{field.error():.0f}, more than 2^{ENOUGH:.0f}."
+        return why
+    return "A zero was divided by in every draw."
 
 
-def tally(entries: Map) -> dict[str, int]:
-    """How many grown entries are copies, mixtures, constants, or not recognised."""
-    kinds: list[str] = ["constant", "copied", "mixed", "unrecognised"]
-    count = dict.fromkeys(kinds, 0)
-    for cell in itertools.chain.from_iterable(cells.flat for cells in entries.values()):
-        count[kinds[3 if cell.terms is None else min(len(cell.terms), 2)]] += 1
-    return count
+def compared(
+    field: Field,
+    old: Any,
+    values: Mapping[str, FieldTensor],
+    grown: Mapping[str, FieldTensor],
+    cases: Sequence[tuple[Run, Any]],
+) -> str:
+    """The first (run, grown model) whose logits differ, or that cannot be run, and how."""
+    for run, new in cases:
+        try:
+            a, b = over(field, old, values, run), over(field, new, grown, run)
+        except NotImplementedError as error:
+            return f"{run.name}: {error}."
+        except Unlucky:
+            raise
+        except Exception as error:
+            return f"{run.name}: over residues, {type(error).__name__}: {error}."
+        if not isinstance(b, FieldTensor):
+            return f"{run.name}: the logits do not depend on the grown parameters."
+        b = b[..., : a.shape[-1]]
+        if a.shape != b.shape:
+            return f"{run.name}: logits {tuple(b.shape)}, not {tuple(a.shape)}."
+        if wrong := int((a.residues != b.residues).any(-1).sum()):
+            return f"{run.name}: {wrong} of {a.numel()} logits differ over residues."
+    return ""
 
 
-def readable(
-    lanes: Mapping[str, Sequence[Lane]],
-) -> dict[str, list[dict[str, str] | None]]:
-    def form(x: Lane) -> dict[str, str] | None:
-        return None if isinstance(x, Lost) else {str(j): str(c) for j, c in x.items()}
-
-    return {tap: [form(x) for x in row] for tap, row in lanes.items()}
+def over(field: Field, model: Any, values: Mapping[str, FieldTensor], run: Run) -> Any:
+    """The logits of a live model over residues, gradients on as its parameters say."""
+    stand: dict[int, Tensor] = dict(exact_buffers(model))
+    for name, p in model.named_parameters():
+        stand[id(p)] = values[name].detach().requires_grad_(p.requires_grad)
+    with field, held(model, stand):
+        return run.logits(model, run.tokens).detach()

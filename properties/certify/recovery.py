@@ -1,162 +1,156 @@
-"""What each entry of a grown model is, found by running the grower as a black box."""
+"""What each entry of a grown model is, found by running the grower as a black box.
 
-import functools
+An entry is scale · form + offset, the form an old entry, an old entry minus the mean of
+its row, column or head, or that mean; or a constant; or nothing that was recognised.
+No names are needed: forms are matched by their values in runs with other weights.
+"""
+
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from growproof.layout import names, parameters
-from growproof.layout import size as length
-from growproof.shape import Shape
+import torch
+from growproof.field import Field, FieldTensor
 from torch import Tensor
 
-from .surds import ONE, Surd, rational, recognised
-
 State = dict[str, Tensor]
-Index = tuple[int, ...]
-MATCH = 1e-13  # an entry against c · form, over the largest weight: a few roundings
+MATCH = 1e-13  # an entry against its form, over the largest weight: a few roundings
+Kind = Literal["entry", "centred", "mean"]
 
 
 @dataclass(frozen=True)
 class View:
-    """Old forms of one kind: the entries of `name`, or (entries minus) block means.
-
-    The tensor is seen as (pre, block, post), with blocks along one axis.
-    """
+    """Old forms of one kind: a tensor as (pre, block, post), with blocks along one axis."""
 
     name: str
-    size: Index
-    axis: int
     block: int
-    kind: Literal["entry", "centred", "mean"]
+    post: int
+    kind: Kind
 
-    @property
-    def post(self) -> int:
-        return math.prod(self.size[self.axis + 1 :])
-
-    def values(self, x: Tensor) -> np.ndarray:
-        y = x.numpy().reshape(-1, self.block, self.post)
-        if self.kind == "entry":
-            return y.ravel()
-        mean = y.mean(1, keepdims=True)
-        return (mean if self.kind == "mean" else y - mean).ravel()
-
-    def index(self, flat: int) -> Index:
-        return (flat,) if len(self.size) == 1 else divmod(flat, self.size[1])
-
-    def terms(self, at: int, scale: Surd) -> dict[Index, Surd]:
-        """scale × the form number `at` of `values`, as coefficients of old entries."""
-        if self.kind == "entry":
-            return {self.index(at): scale}
-        post = self.post
-        pre, rest = divmod(at, post if self.kind == "mean" else self.block * post)
-        first = pre * self.block * post + rest % post
-        line = [self.index(first + i * post) for i in range(self.block)]
-        share = scale * rational(Fraction(1, self.block))
-        if self.kind == "mean":
-            return dict.fromkeys(line, share)
-        return dict.fromkeys(line, -share) | {self.index(at): scale + -share}
+    def values(self, x: Tensor) -> Tensor:
+        y = x.reshape(-1, self.block, self.post)
+        mean = y.mean(1, keepdim=True)
+        forms = {"entry": y, "centred": y - mean, "mean": mean}[self.kind]
+        return forms.flatten()
 
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A grown entry: Σ coefficient · old entry of `source`; {} constant; None unknown."""
-
-    terms: Mapping[Index, Surd] | None
-    text: str
-    source: str = ""
-
-    def said(self, name: str) -> str:
-        """What it is, in the reason for entry `name`."""
-        return self.text.replace(
-            "@", "old" if self.source == name else "old " + self.source
-        )
-
-
-ZERO = Entry({}, "0")
-UNKNOWN = Entry(None, "no multiple of an old entry")
-Map = dict[str, np.ndarray[Any, Any]]  # grown parameter → array of Entry
-
-
-def place(name: str, *index: int) -> str:
-    return f"{name}[{', '.join(map(str, index))}]"
-
-
-def views(shape: Shape) -> list[View]:
+def views(shapes: Mapping[str, Sequence[int]], head_dim: int) -> Iterator[View]:
     """Every kind of form that an entry may be a multiple of."""
-    found = []
-    for template, row in parameters(shape).items():
-        size = tuple(length(shape, axis) for axis in row.axes)
-        for _, name in names(shape, template):
-            found.append(View(name, size, 0, size[0], "entry"))
-            for d, axis in enumerate(row.axes):
-                heads = {shape.head_dim} if axis in ("query", "key") else set()
-                for block in ({size[d]} | heads) - {1}:
-                    found.append(View(name, size, d, block, "centred"))
-                    found.append(View(name, size, d, block, "mean"))
-    return found
+    for name, shape in shapes.items():
+        yield View(name, 1, 1, "entry")
+        for d, size in enumerate(shape):
+            blocks = {size} | (
+                {head_dim} if head_dim and size % head_dim == 0 else set()
+            )
+            for block in blocks - {1}:
+                post = math.prod(shape[d + 1 :])
+                yield View(name, block, post, "centred")
+                yield View(name, block, post, "mean")
 
 
-def recover(shape: Shape, olds: Sequence[State], news: Sequence[State]) -> Map:
-    """What each grown entry is, from the runs olds[r] → news[r]."""
-    known = views(shape)
+@dataclass(frozen=True)
+class Map:
+    """All entries of a grown model, in the order of `shapes`: scale · form + offset.
+
+    form: its index among all forms of `views`, −1 for a constant, −2 for what was not
+    recognised and may be anything.
+    """
+
+    views: list[View]
+    shapes: dict[str, tuple[int, ...]]
+    form: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+    def residues(
+        self, field: Field, old: Mapping[str, FieldTensor]
+    ) -> dict[str, FieldTensor]:
+        """The grown parameters, where the old ones are these residues."""
+        ring = field.ring
+        forms = torch.cat([v.values(old[v.name]).residues for v in self.views])
+        at = torch.from_numpy(self.form)
+        out = ring.lift(torch.from_numpy(self.offset))
+        scale = ring.lift(torch.from_numpy(self.scale))
+        out = torch.where((at >= 0)[:, None], scale * forms[at.clamp(min=0)] + out, out)
+        out = torch.where((at == -2)[:, None], ring.random(at.shape), out % ring.p)
+        parts = out.split([math.prod(shape) for shape in self.shapes.values()])
+        return {
+            name: field.tensor(part.reshape(*shape, -1).clone(), 1)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def tally(self) -> dict[str, int]:
+        """How many entries are copies, mixtures, constants, or not recognised."""
+        lengths = np.cumsum([0, *self.lengths])
+        kind = np.array([v.kind == "entry" for v in self.views])
+        copied = kind[np.searchsorted(lengths, np.maximum(self.form, 0), "right") - 1]
+        known = self.form >= 0
+        return {
+            "constant": int((self.form == -1).sum()),
+            "copied": int((known & copied).sum()),
+            "mixed": int((known & ~copied).sum()),
+            "unrecognised": int((self.form == -2).sum()),
+        }
+
+    lengths: tuple[int, ...] = ()
+
+
+def recover(olds: Sequence[State], news: Sequence[State], head_dim: int = 0) -> Map:
+    """What each grown entry is, from four runs or more: olds[r] → news[r]."""
+    known = list(views({n: tuple(x.shape) for n, x in olds[0].items()}, head_dim))
     table = [[v.values(old[v.name]) for v in known] for old in olds]
-    sizes = [len(x) for x in table[0]]
-    ends = np.cumsum(sizes)
-    forms = np.stack([np.concatenate(run) for run in table])
+    lengths = [len(x) for x in table[0]]
+    forms = torch.stack([torch.cat(run) for run in table]).numpy()
     peaks = [[float(old[v.name].abs().max()) for v in known] for old in olds]
-    large = np.repeat(np.array(peaks), sizes, axis=1)
-
-    @functools.cache
-    def entry(form: int, scale: float) -> Entry:
-        which = int(np.searchsorted(ends, form, side="right"))
-        view, at = known[which], form - int(ends[which] - sizes[which])
-        exact = recognised(scale)
-        if exact is None:
-            text = f"{scale:.12g} times a form in @, and no root of a small fraction"
-            return Entry(None, text, view.name)
-        terms = view.terms(at, exact)
-        if view.kind == "mean":
-            what = f"mean of @[{next(iter(terms))}…]"
-        else:
-            what = place("@", *view.index(at))
-            what = f"({what} - mean)" if view.kind == "centred" else what
-        text = what if exact is ONE else f"{exact} · {what}"
-        return Entry(terms, text, view.name)
-
-    flat = [np.concatenate([x.numpy().ravel() for x in new.values()]) for new in news]
-    cells = matches(np.stack(flat), forms, large, entry)
-    cuts = np.cumsum([x.numel() for x in news[0].values()])[:-1]
-    parts = zip(news[0].items(), np.split(cells, cuts), strict=True)
-    return {name: part.reshape(tuple(x.shape)) for (name, x), part in parts}
+    large = np.repeat(np.array(peaks), lengths, axis=1)
+    y = torch.stack([torch.cat([x.flatten() for x in new.values()]) for new in news])
+    found = matches(y.numpy(), forms, large)
+    shapes = {name: tuple(x.shape) for name, x in news[0].items()}
+    return Map(known, shapes, *found, lengths=tuple(lengths))
 
 
 def matches(
-    y: np.ndarray,
-    forms: np.ndarray,
-    large: np.ndarray,
-    entry: Callable[[int, float], Entry],
-) -> np.ndarray:
-    """y (runs, entries), forms and the sizes of their tensors (runs, forms) → Entries.
+    y: np.ndarray, forms: np.ndarray, large: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """y (runs, entries), forms and their tensors' sizes (runs, forms) → form, scale, offset.
 
-    Of the forms with nearly the ratio of run 1 to run 0, the one that fits every run.
+    Of the forms f with nearly the ratio (f₁ − f₀)/(f₂ − f₀), the one that fits every run.
     """
-    cells = np.full(y.shape[1], UNKNOWN, dtype=object)
+    form = np.full(y.shape[1], -2)
+    scale, offset = np.zeros(y.shape[1]), np.zeros(y.shape[1])
     fixed = (y == y[0]).all(0)
-    for n in np.flatnonzero(fixed):
-        cells[n] = Entry({}, f"the constant {y[0, n]:.6g}") if y[0, n] else ZERO
-    left = np.flatnonzero(~fixed & np.isfinite(y).all(0) & (y[0] != 0))
-    order = np.argsort(forms[1] / forms[0])
-    middle = np.searchsorted((forms[1] / forms[0])[order], y[1, left] / y[0, left])
-    for offset in (-2, -1, 0, 1):
-        form = order[np.clip(middle + offset, 0, len(order) - 1)]
-        best = np.argmax(np.abs(forms[:, form]) / large[:, form], axis=0)
-        scale = y[best, left] / forms[best, form]
-        off = np.abs(y[:, left] - scale * forms[:, form])
-        good = (off <= MATCH * np.abs(scale) * large[:, form]).all(0)
-        for n, f, c in zip(left[good], form[good], scale[good], strict=True):
-            cells[n] = entry(int(f), float(f"{c:.14g}"))
-    return cells
+    form[fixed], offset[fixed] = -1, y[0, fixed]
+    left = np.flatnonzero(~fixed & np.isfinite(y).all(0))
+    with np.errstate(all="ignore"):
+        keys = (forms[1] - forms[0]) / (forms[2] - forms[0])
+        wanted = (y[1, left] - y[0, left]) / (y[2, left] - y[0, left])
+    order = np.argsort(keys)
+    middle = np.searchsorted(keys[order], wanted)
+    for shift in (-2, -1, 0, 1):
+        if not len(left):
+            break
+        at = order[np.clip(middle + shift, 0, len(order) - 1)]
+        f, size, seen = forms[:, at], large[:, at], y[:, left]
+        good, a, b = fitted(seen, f, size)
+        new = good & (form[left] == -2)
+        form[left[new]], scale[left[new]], offset[left[new]] = at[new], a[new], b[new]
+    return form, scale, offset
+
+
+def fitted(
+    y: np.ndarray, f: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which y are a · f + b in every run, and a and b; b = 0 wherever that will do."""
+    each = np.arange(y.shape[1])
+    best = np.argmax(np.abs(f) / size, axis=0)
+    a = y[best, each] / f[best, each]
+    plain = (np.abs(y - a * f) <= MATCH * np.abs(a) * size).all(0)
+    low, high = np.argmin(f, axis=0), np.argmax(f, axis=0)
+    with np.errstate(all="ignore"):
+        slope = (y[high, each] - y[low, each]) / (f[high, each] - f[low, each])
+    b = y[low, each] - slope * f[low, each]
+    slack = MATCH * (np.abs(slope) * size + np.abs(b))
+    affine = (np.abs(y - slope * f - b) <= slack).all(0)
+    return plain | affine, np.where(plain, a, slope), np.where(plain, 0.0, b)

@@ -3,8 +3,8 @@
 import pytest
 
 from ..laws import claims
+from ..laws.domain import needed
 from ..laws.registry import law, lossless
-from ..laws.strategies import needed
 from .certificates import certify
 from .command import cases, config_of
 
@@ -23,9 +23,9 @@ CASES = {(case.family, case.name): case for case in cases()}
     ],
 )
 def test_is_certified(grower, family: str, axis: str) -> None:
-    """f' = f for all weights of this shape, decided exactly from the recovered map."""
+    """f' = f for all weights of this shape: both models' own code agrees over residues."""
     case = CASES[family, axis]
     found = certify(grower, config_of(case.family, case.fields), case.target)
-    if found.verdict == "undecided":
-        pytest.skip(f"not decided, so only sampled: {found.reason}")
+    if found.verdict in ("undecided", "declined"):
+        pytest.skip(f"not certified, so only sampled: {found.reason}")
     assert found.verdict == "certified", found.reason

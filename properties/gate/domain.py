@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from ..laws.domain import AXES, CONFIG_NAME, CORE, DOMAIN, EXTRAS, known_families
 from ..laws.registry import PROMISES
-from ..laws.strategies import (
-    AXES,
-    CONFIG_NAME,
-    CORE,
-    DOMAIN,
-    EXTRAS,
-    FAMILIES,
-    families,
-)
+from .command import nearest
 
-FEATURES = (*CORE, *(p.name for p in PROMISES.values() if not p.asked_for))
-MORE = (*EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
+FEATURES = (
+    *CORE,
+    *known_families(),
+    *EXTRAS,
+    *(p.name for p in PROMISES.values() if not p.asked_for),
+)
+MORE = (*known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
 SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
 
 
 class UnknownName(ValueError):
     """A name that nothing has, with the nearest one that something has."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`, did you mean …?`, or nothing where no known word is like it."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def names(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
@@ -47,18 +38,29 @@ def names(given: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
     return found
 
 
-def narrow(without: Sequence[str], more: Sequence[str]) -> list[str]:
+def narrow(
+    without: Sequence[str],
+    more: Sequence[str],
+    family: Sequence[str] = (),
+    *,
+    own: bool = False,
+) -> list[str]:
     """Set the domain that cases are drawn from; returns what is left out.
 
-    Raises UnknownName for a feature that is none, or where nothing is left to grow.
+    family: the families that the grower is for, in place of the usual ones. own: the
+    grower is growproof's own, which claims every family and option. Raises UnknownName for a feature that is none, or where nothing is left to grow.
     """
     left_out = names(without, FEATURES, "--without")
     claimed = names(more, MORE, "--with")
-    DOMAIN.features = (set(CORE) | set(claimed)) - set(left_out)
-    if not families():
+    usual = set(CORE) | ({*known_families(), *EXTRAS} if own else set())
+    if family:
+        usual -= set(known_families())
+        usual |= set(names(family, known_families(), "--family"))
+    DOMAIN.features = (usual | set(claimed)) - set(left_out)
+    if not DOMAIN.families:
         raise UnknownName(
             f"--without {','.join(left_out)} leaves nothing that can grow: of "
-            f"{', '.join(AXES)} one must stay, in {' or '.join(FAMILIES)} (a StableLm's "
-            "hidden size is heads · head_dim, and grows with one of them)"
+            f"{', '.join(AXES)} one must stay, in a family (a StableLm's hidden size is "
+            "heads · head_dim, and grows with one of them)"
         )
     return left_out

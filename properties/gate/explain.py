@@ -1,31 +1,25 @@
-"""What a failure prints: the law, the shrunk case, the first wrong tap, a script."""
+"""A case on one line, and the first tap at which it goes wrong."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
-from growproof.decoder import forward
-from growproof.layout import Row
 from growproof.padding import place
+from growproof.rounding import Responses
 
-from ..laws import strategies
-from ..laws.checks import Grown, Responses, new_entries
-from ..laws.registry import Law
-from ..laws.strategies import Case
-from . import repro_script
+from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
+from ..laws.grown import Grown, forward
+from ..laws.models import Case
 
 
 def first_wrong_tap(grown: Grown) -> str:
     """The first tap, in order of computation, that is not the padded old one."""
     case = grown.case
-    old = forward(case.shape, grown.old_state, case.ids)
-    new = forward(grown.shape, grown.state, case.ids)
+    old = forward(case.decoder, grown.old_state, case.ids)
+    new = forward(grown.decoder, grown.state, case.ids)
     response = Responses(
-        lambda state: forward(case.shape, state, case.ids),
+        lambda state: forward(case.decoder, state, case.ids),
         grown.old_state,
         old,
         grown.dtype,
@@ -33,7 +27,7 @@ def first_wrong_tap(grown: Grown) -> str:
     for tap, x in old.items():
         row, y = grown.row(tap), new[grown.renamed(tap)]
         expected = place(x, row, grown.growth)
-        here = place(torch.ones_like(x), Row(row.axes), grown.growth)
+        here = place(torch.ones_like(x), plain(row), grown.growth)
         if y.shape != expected.shape:
             return f"{tap}: shape {tuple(y.shape)}, expected {tuple(expected.shape)}"
         wrong = (y != 0) & new_entries(x, row, grown.growth, tap)
@@ -41,7 +35,9 @@ def first_wrong_tap(grown: Grown) -> str:
             at = tuple(int(i) for i in wrong.nonzero()[0])
             return f"{tap}: new lane {at} is {float(y[at]):.3g}, not 0"
         error = ((y - expected) * here).abs()
-        if float(error.max()) > 1e3 * abs(row.scale) * response[tap]:
+        unit = longest_sum(case.decoder) ** 0.5 * abs(row.scale)
+        wrong = float(error.max()) > BUDGETS["block"] * unit * response[tap]
+        if wrong and float(error.max()) > BUDGETS["block"] * unit * response.most[tap]:
             at = torch.unravel_index(error.argmax(), error.shape)
             where = ", ".join(
                 f"{axis} {int(i)}" for axis, i in zip(row.axes, at, strict=True)
@@ -50,29 +46,13 @@ def first_wrong_tap(grown: Grown) -> str:
     return "none: every tap is the padded old one"
 
 
-def explain(law: Law, case: Case | None, grower: Any) -> str:
-    """The whole explanation of a law that failed on this case, as text."""
-    lines = [f"law: {law.sentence}"]
-    if case is None:
-        return lines[0]
-    lines.append(f"case: {describe(case)}")
-    source = case.model()
+def tap(case: Case, grower: Any) -> str:
+    """The first wrong tap of a case, or why none can be named; never raises."""
     try:
-        grown = Grown(case, source, grower(source, case.target))
-    except Exception as crash:
-        kind = type(crash).__name__
-        lines.append(
-            f"the grower raised, it is broken here rather than wrong: {kind}: {crash}"
-        )
-        return "\n".join(lines)
-    try:
-        lines.append(f"first wrong tap: {first_wrong_tap(grown)}")
-    except Exception as crash:
-        lines.append(f"first wrong tap: none can be named, {crash}")
-    from ..growers import known_bad
-
-    lines.append(f"likely cause: {known_bad.likely_cause(grown)}")
-    return "\n".join(lines)
+        source = case.model()
+        return first_wrong_tap(Grown(case, source, grower(source, case.target)))
+    except Exception:
+        return ""
 
 
 def describe(case: Case) -> str:
@@ -82,36 +62,8 @@ def describe(case: Case) -> str:
         for name, size in case.target.items()
     )
     return (
-        f"{case.family}, hidden {case.shape.hidden}, heads {case.shape.heads}, key/value "
-        f"heads {case.shape.groups}, head_dim {case.shape.head_dim}, layers "
-        f"{case.shape.layers}; {sizes or 'growing nothing'}; {case.regime} weights, seed "
+        f"{case.family}, hidden {case.decoder.hidden}, heads {case.decoder.heads}, key/value "
+        f"heads {case.decoder.groups}, head_dim {case.decoder.head_dim}, layers "
+        f"{case.decoder.layers}; {sizes or 'growing nothing'}; {case.regime} weights, seed "
         f"{case.seed}, {case.batch} × {case.tokens} tokens"
     )
-
-
-def write_script(folder: Path, name: str, case: Case, grower: str, law: str) -> Path:
-    """A script that repeats the failure, importing torch, transformers, the grower."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / (re.sub(r"\W+", "_", name).strip("_") + ".py")
-    path.write_text(script(case, grower, law))
-    return path
-
-
-def script(case: Case, grower: str, law: str) -> str:
-    """Its text: the case as literals, `fill` and the checks as they are here."""
-    body = inspect.getsource(repro_script).replace(
-        "from ..laws.strategies import fill\n", ""
-    )
-    head, _, rest = body.partition("# CASE\n")
-    _, _, rest = rest.partition("# END CASE\n")
-    module, _, attribute = grower.partition(":")
-    literals = (
-        f"LAW = {law!r}\n"
-        f"GROWER = {(module, attribute)!r}\n"
-        f"FAMILY = {case.family!r}\n"
-        f"CONFIG = {case.config!r}\n"
-        f"TARGET = {case.target!r}\n"
-        f"SEED, REGIME, EPS = {case.seed}, {case.regime!r}, {case.shape.eps!r}\n"
-        f"BATCH, TOKENS = {case.batch}, {case.tokens}\n"
-    )
-    return head + literals + "\n\n" + inspect.getsource(strategies.fill) + "\n" + rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -13,10 +13,9 @@ import pytest
 from hypothesis import currently_in_test_context, reject
 
 from ..laws import examples
-from ..laws.strategies import CONFIG_NAME
+from ..laws.domain import CONFIG_NAME
 from .loading import DEFAULT, Grower
-
-NUMBER = re.compile(r"\d+")
+from .verdict import same_but_numbers
 
 
 @dataclass
@@ -68,11 +67,6 @@ class Asked:
         return {name: dict(counts) for name, counts in vars(self).items()}
 
 
-def same_but_numbers(a: str, b: str) -> bool:
-    """Whether two refusals differ in their numbers alone."""
-    return NUMBER.sub("", a) == NUMBER.sub("", b)
-
-
 class Judged:
     """grow(model, target) for the laws: a refusal rejects the example, and is counted."""
 
@@ -80,9 +74,16 @@ class Judged:
         self.grower, self.name = grower, grower.name
         self.asked = Asked()
         self.refusals: Counter[str] = Counter()  # of the law that is running
+        self.seen: dict[str, Any] = {}  # of the model that it was given last
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
         """The grown model; a declined target ends the example, not the law."""
+        self.seen = {
+            "dtype": model.dtype,
+            "training": model.training,
+            "frozen": {n for n, p in model.named_parameters() if not p.requires_grad},
+            "config": copy.copy(model.config),
+        }
         try:
             with warnings.catch_warnings():
                 if self.name != DEFAULT:  # a warning is no verdict on somebody's grower

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,10 +28,11 @@ class BrokenGrower(Exception):
 
 @dataclass(frozen=True)
 class Grower:
-    """grow(model, target), and the name it was chosen by."""
+    """grow(model, target), and what it was chosen by: its name, or a command."""
 
     name: str
     function: Callable[[Any, Mapping[str, int]], Any]
+    command: bool = False
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
         """The grown model. Raises BrokenGrower where none comes back."""
@@ -44,16 +47,24 @@ class Grower:
 
 
 def load_grower(spec: str) -> Grower:
-    """The grower named MODULE:CALLABLE. Raises BrokenGrower with the reason."""
-    module_name, _, attribute = spec.partition(":")
-    if not module_name or not attribute:
-        raise BrokenGrower(f"a grower is named MODULE:CALLABLE, got {spec!r}")
+    """The grower named MODULE:CALLABLE or FILE.py:CALLABLE. Raises BrokenGrower."""
+    place, _, attribute = spec.rpartition(":")
+    if not place or not attribute:
+        raise BrokenGrower(
+            f"a grower is named MODULE:CALLABLE or FILE.py:CALLABLE, got {spec!r}"
+        )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = module_of(place)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise BrokenGrower(f"cannot import the grower {spec}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything, or exit
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        known = vars(sys.modules.get(place, object)) if hasattr(error, "name") else {}
+        near = difflib.get_close_matches(attribute, [str(n) for n in known], n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise BrokenGrower(f"cannot import the grower {spec}: {said}{hint}") from None
     if not callable(found):
         raise BrokenGrower(f"{spec} is a {type(found).__name__}, expected a callable")
     try:
@@ -68,10 +79,23 @@ def load_grower(spec: str) -> Grower:
     return Grower(spec, found)
 
 
-def command_grower(template: str) -> Grower:
+def module_of(place: str) -> Any:
+    """A module by its name, or by the path of its file, beside which it may import."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {place}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    return importlib.import_module(path.stem)
+
+
+def command_grower(template: str, limit: float | None = 60) -> Grower:
     """The program `mygrow {source} {destination} {target_json}`, as a grower.
 
-    It finds a checkpoint directory at source, and leaves one at destination.
+    It finds a checkpoint directory at source, and leaves one at destination, in at most
+    `limit` seconds.
     """
     for field in ("{source}", "{destination}", "{target_json}"):
         if field not in template:
@@ -91,7 +115,17 @@ def command_grower(template: str) -> Grower:
                 "{target_json}": json.dumps(dict(target)),
             }
             command = [substitute(word, values) for word in words]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=limit
+                )
+            except subprocess.TimeoutExpired:
+                raise RuntimeError(
+                    f"`{shlex.join(command)}` took more than {limit:g} s: see "
+                    "--grower-timeout"
+                ) from None
+            except OSError as error:
+                raise BrokenGrower(f"cannot run {command[0]}: {error}") from None
             if done.returncode or not destination.is_dir():
                 raise RuntimeError(
                     f"`{shlex.join(command)}` exited {done.returncode} and "
@@ -105,7 +139,7 @@ def command_grower(template: str) -> Grower:
             )
         return like(grown, model)
 
-    return Grower(template, run)
+    return Grower(template, run, command=True)
 
 
 def substitute(word: str, values: Mapping[str, str]) -> str:

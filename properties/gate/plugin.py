@@ -11,6 +11,7 @@ import datetime
 import gc
 import importlib.metadata
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -20,21 +21,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.errors import Unsatisfiable
+from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
-from ..laws import checks, registry
+from ..laws import registry
+from ..laws.domain import AXES, DOMAIN, OPTIONS, USUAL, known_families
 from ..laws.examples import Seen, watching
+from ..laws.grown import Grown
 from ..laws.registry import PROMISES, law_of, reference
-from ..laws.strategies import (
-    AXES,
-    DOMAIN,
-    FAMILIES,
-    OPTIONS,
-    growable,
-    profile,
-    smallest,
-)
-from . import explain, score, xfails
+from ..laws.strategies import profile, smallest
+from . import findings, score, verdict, xfails
 from .domain import FEATURES, MORE, UnknownName, narrow
 from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
@@ -50,7 +46,7 @@ MARKERS = {
 # Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
 COMMON: dict[str, Any] = {
     "deadline": None,
-    "print_blob": True,
+    "print_blob": False,
     "report_multiple_bugs": False,
     "stateful_step_count": 50,
     "verbosity": Verbosity.normal,
@@ -66,7 +62,7 @@ settings.register_profile(
     max_examples=12,
     derandomize=True,
     database=None,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate),  # a cause is made small, not each law
     **COMMON,
 )
 settings.register_profile(
@@ -74,7 +70,7 @@ settings.register_profile(
     max_examples=1000,
     derandomize=False,
     database=settings.get_profile("default").database,
-    phases=tuple(Phase),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target),
     **COMMON,
 )
 settings.load_profile("quick")
@@ -85,7 +81,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--grower",
         metavar="MODULE:CALLABLE",
-        help=f"the grower under test, e.g. mypackage.grow:grow (default: {DEFAULT})",
+        default=os.environ.get("GROWPROOF_GROWER"),
+        help="the grower under test, e.g. mypackage.grow:grow or grow.py:grow (default: "
+        f"$GROWPROOF_GROWER, else {DEFAULT})",
     )
     group.addoption(
         "--grower-command",
@@ -94,11 +92,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "'mygrow {source} {destination} {target_json}' on checkpoint directories",
     )
     group.addoption(
+        "--grower-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="the most that --grower-command may take for one growth (default: 60)",
+    )
+    group.addoption(
         "--without",
         action="append",
         default=[],
         metavar="FEATURE",
-        help=f"what the grower does not claim, of: {', '.join(FEATURES)}",
+        help="what the grower does not claim, e.g. --without layers,biases, of: "
+        f"{', '.join(FEATURES)}",
     )
     group.addoption(
         "--with",
@@ -107,6 +113,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         dest="with_features",
         metavar="FEATURE",
         help=f"what it claims beyond the core, of: {', '.join(MORE)}",
+    )
+    group.addoption(
+        "--family",
+        action="append",
+        default=[],
+        metavar="FAMILY",
+        help="the families that the grower is for, e.g. qwen2,gemma2 (default: "
+        f"{', '.join(USUAL)}; all for {DEFAULT}), of: {', '.join(known_families())}",
     )
     group.addoption(
         "--xfails",
@@ -133,6 +147,7 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(config.option.hypothesis_profile or "quick")
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
+    logging.disable_progress_bar()
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
     gc.freeze()  # models come and go by the thousand; what is imported does not
     try:
@@ -149,7 +164,7 @@ def grower(pytestconfig: pytest.Config) -> Judged:
 
 
 @pytest.fixture(scope="session", name="reference_grow")
-def reference_grower() -> Callable[..., checks.Grown]:
+def reference_grower() -> Callable[..., Grown]:
     """growproof's own grower with its options, on a case."""
     return reference_grow
 
@@ -168,7 +183,10 @@ class Gate:
         option = config.option
         self.config, self.option = config, option
         self.worker = hasattr(config, "workerinput")
-        self.left_out = narrow(option.without, option.with_features)
+        own = option.grower in (None, DEFAULT) and not option.grower_command
+        self.left_out = narrow(
+            option.without, option.with_features, option.family, own=own
+        )
         self.chosen = self.choose()
         self.judged = Judged(self.chosen)
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
@@ -176,6 +194,8 @@ class Gate:
         self.deselected: Counter[str] = Counter()
         self.nothing: str | None = None
         self.seen = Seen()
+        self.known: dict[str, dict[str, Any]] = {}
+        self.findings: list[dict[str, Any]] = []
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -190,12 +210,13 @@ class Gate:
 
     def choose(self) -> Grower:
         """The grower under test. Raises BrokenGrower if it cannot grow anything."""
-        if self.option.grower and self.option.grower_command:
+        named, command = self.option.grower, self.option.grower_command
+        if named and command and named != os.environ.get("GROWPROOF_GROWER"):
             raise BrokenGrower("choose --grower or --grower-command, not both")
         grower = (
-            command_grower(self.option.grower_command)
-            if self.option.grower_command
-            else load_grower(self.option.grower or DEFAULT)
+            command_grower(command, self.option.grower_timeout)
+            if command
+            else load_grower(named or DEFAULT)
         )
         self.is_reference = grower.name == DEFAULT
         if not self.is_reference and not self.worker:
@@ -213,9 +234,9 @@ class Gate:
         claims = ", ".join(sorted(DOMAIN.features & set(MORE))) or "nothing"
         return [
             f"grower: {self.chosen.name} ({versions})",
-            f"profile: {self.option.hypothesis_profile or 'quick'} "
+            f"{self.option.hypothesis_profile or 'quick'} "
             f"({profile().max_examples} examples a law); promises: {promises}; "
-            f"left out: {out}; beyond the core: {claims}",
+            f"without: {out}; with: {claims}",
         ]
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -258,9 +279,10 @@ class Gate:
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         family, axis = (str(params.get(name, "")) for name in ("family", "axis"))
         for value in (family, axis):
-            if value in (*FAMILIES, *AXES, *OPTIONS) and not DOMAIN.has(value):
+            if value in (*known_families(), *AXES, *OPTIONS) and not DOMAIN.has(value):
                 return value
-        if family in FAMILIES and axis in AXES and axis not in growable(family):
+        alone = family in known_families() and axis in AXES
+        if alone and axis not in DOMAIN.growable(family):
             return f"{axis} (a {family}'s cannot grow alone)"
         return None
 
@@ -303,37 +325,40 @@ class Gate:
     def tell(
         self, item: pytest.Item, error: BaseException, report: pytest.TestReport
     ) -> None:
-        """Add the explanation, the error's size and the script to a failed report."""
-        ratio = getattr(error, "ratio", math.nan)
-        report.user_properties.append(("ratio", ratio))
-        report.user_properties.append(
-            ("reason", (str(error).splitlines() or ["failed"])[0])
-        )
+        """Add what was found, the error's size and the script to a failed report."""
+        report.user_properties.append(("ratio", getattr(error, "ratio", math.nan)))
         law = law_of(getattr(item, "function", None))
         if law is None or law.promise is reference:
             return
-        case = self.seen.failed[-1].get("case") if self.seen.failed else None
-        text = explain.explain(law, case, self.chosen)
-        if case is not None and self.option.repro_dir:
-            path = explain.write_script(
-                Path(self.option.repro_dir), item.name, case, self.chosen.name,
-                law.sentence,
-            )  # fmt: skip
-            text += f"\nrepeat it: python {path}"
-        report.sections.append(("growproof", text))
+        item_of = registry.items().get(within(item))
+        example = self.seen.failed[-1] if self.seen.failed else {}
+        found = findings.found(law, item_of, example, error, self.judged, self.known)
+        if item_of and example.get("case") and self.option.repro_dir:
+            path = findings.write_script(
+                Path(self.option.repro_dir), item_of, example, self.judged
+            )
+            found["repeat"] = f"python {path}"
+        found["test"] = item.name
+        told = {
+            "reason": found["message"], "cause": findings.cause(found),
+            "case": found["case"], "repeat": found["repeat"], "finding": found,
+        }  # fmt: skip
+        report.user_properties += told.items()
+        report.longrepr = findings.told(found, error)
+        report.sections = [s for s in report.sections if s[0] == "Captured stdout call"]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when != "call" or self.worker:
-            return
-        name = report.nodeid.rpartition("::")[2]
         found = dict(report.user_properties)
-        if report.failed and "ratio" in found:
-            message = str(found.get("reason", "failed"))
+        finding: Any = found.get("finding")
+        if report.when != "call" or self.worker or not finding:
+            return
+        if report.failed:
             ratio = float(found["ratio"])  # pyright: ignore[reportArgumentType]
             ceiling = ratio if math.isfinite(ratio) else None
             expires = datetime.date.today() + datetime.timedelta(days=90)
-            self.failures[name] = xfails.Expected(
-                name, message[:120] or "failed", "", expires, ceiling
+            self.findings.append(finding)
+            self.failures[finding["test"]] = xfails.Expected(
+                finding["test"], findings.cause(finding), "", expires, ceiling
             )
 
     @pytest.hookimpl(wrapper=True)
@@ -367,13 +392,36 @@ class Gate:
             self.judged.asked.merge(found)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        width = terminalreporter._tw.fullwidth
+        if self.config.option.verbose < 0:
+            for text in self.pytest_report_header():
+                for line in verdict.wrapped(text, width, "", "  "):
+                    terminalreporter.line(line)
         if self.deselected:
-            terminalreporter.section("left out")
-            for reason, n in sorted(self.deselected.items()):
-                terminalreporter.line(f"{n:4d} items: {reason}")
+            counts = sorted(self.deselected.items(), key=lambda pair: -pair[1])
+            text = "left out: " + ", ".join(f"{n} {reason}" for reason, n in counts)
+            for line in verdict.wrapped(text, width, "", "  "):
+                terminalreporter.line(line)
         score.page(terminalreporter, self.judged.asked)
+        if self.findings:
+            terminalreporter.section("what is wrong")
+            for line in verdict.blocks(self.findings, width):
+                terminalreporter.line(line)
+
+    def pytest_unconfigure(self) -> None:
+        """The last line: a sentence."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self.worker or reporter is None or self.config.option.collectonly:
+            return
+        stats, name = self.stats(), self.chosen.name
         if self.nothing:
-            terminalreporter.line(self.nothing)
+            reporter.write_line(self.nothing)
+        elif self.findings:
+            reporter.write_line(verdict.violated(name, self.findings))
+        elif stats.get("passed") and not (stats.get("failed") or stats.get("error")):
+            told = (dict(r.user_properties) for r in stats["passed"])
+            promises = {str(found.get("promise", "")) for found in told}
+            reporter.write_line(verdict.conforms(name, promises))
 
 
 class StaleXfail(pytest.Item):
@@ -414,6 +462,12 @@ def expect(report: pytest.TestReport, entry: xfails.Expected) -> pytest.TestRepo
     return report
 
 
+def within(item: pytest.Item) -> str:
+    """The name of the law's item that this one runs: itself, or what a corpus replays."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return str(params.get("name") or getattr(params.get("worst"), "law", item.name))
+
+
 def version(package: str) -> str:
     """The installed version of a package, or that it is not installed."""
     try:
@@ -439,9 +493,9 @@ def probe(grower: Grower) -> None:
     )
 
 
-def reference_grow(case: Any, **options: Any) -> checks.Grown:
+def reference_grow(case: Any, **options: Any) -> Grown:
     """The case, grown by growproof with the given options."""
     import growproof
 
     source = case.model()
-    return checks.Grown(case, source, growproof.grow(source, case.target, **options))
+    return Grown(case, source, growproof.grow(source, case.target, **options))

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ..errors.ledger import Comparison, Ledger, Loss, Tally
+from ..laws.domain import AXES
 from ..laws.registry import law_of
-from ..laws.strategies import AXES
 from .judged import Asked
+from .verdict import wrapped
 
 COLUMNS = ("passed", "failed", "errors", "expected", "declined", "skipped")
 OUTCOMES = {"error": "errors", "xfailed": "expected"}  # pytest's words
@@ -101,6 +102,14 @@ def tallies(stats: dict[str, list[Any]]) -> list[Tally]:
     ]
 
 
+def merged(table: dict[Key, list[Any]]) -> dict[tuple[str, str], list[Any]]:
+    """The rows of all axes together."""
+    found: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    for (promise, family, _), reports in table.items():
+        found[promise, family] += reports
+    return found
+
+
 def page(reporter: Any, asked: Asked) -> None:
     """Print the score page of this run's reports, each row with its own largest error."""
     table = rows(reporter.stats)
@@ -109,18 +118,21 @@ def page(reporter: Any, asked: Asked) -> None:
     reporter.section("score")
     used = {name for reports in table.values() for name, _ in reports}
     shown = [name for name in COLUMNS if name == "passed" or name in used]
-    line = "{:<13}{:<9}{:<9}" + "{:>9}" * len(shown) + "  {:<18}{:>9}"
-    head = ("promise", "family", "axis", *shown, "tier", "max error")
-    reporter.line(line.format(*head))
-    for key, reports in table.items():
+    wide = reporter._tw.fullwidth >= 80
+    line = "{:<13}{:<9}" + "{:>9}" * len(shown) + "{:>11}"
+    head = ("promise", "family", *shown, "max error")
+    reporter.line(line.format(*head) + "  tier" * wide)
+    for (promise, family), reports in merged(table).items():
         counts = Counter(name for name, _ in reports)
-        tiers = "+".join(sorted({told["tier"] for _, told in reports}))
+        tiers = ", ".join(sorted({told["tier"] for _, told in reports}))
         worst = max(told.get("worst", 0.0) for _, told in reports)
-        cells = [counts[name] for name in shown]
         error = f"{worst:.2g}" if worst else "–"
-        reporter.line(line.format(*key, *cells, tiers, error))
+        cells = [counts[name] for name in shown]
+        text = line.format(promise, family, *cells, error)
+        reporter.line(text + f"  {tiers}" * wide)
     for text in domain(asked):
-        reporter.line(text)
+        for part in wrapped(text, reporter._tw.fullwidth, "", "  "):
+            reporter.line(part)
     shares = [told["share"] for r in table.values() for _, told in r if "share" in told]
     if new := sum(total for _, total in shares):
         moving = sum(moving for moving, _ in shares)

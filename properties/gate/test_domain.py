@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from ..laws.strategies import AXES, CORE, DOMAIN, cases, families, needed, smallest
+from ..laws.domain import AXES, CORE, DOMAIN, needed
+from ..laws.strategies import cases, smallest
 from . import score
 from .domain import UnknownName, narrow
 from .judged import Asked, Judged
@@ -46,7 +47,7 @@ def test_what_is_left_out_is_never_drawn_or_probed(left_out) -> None:
         for name, case in found.items():
             need = set(needed(case.family, case.config, case.target))
             assert need <= DOMAIN.features, (name, need - DOMAIN.features, case)
-            assert case.shape.hidden % case.shape.heads == 0
+            assert case.decoder.hidden % case.decoder.heads == 0
             drawn[name] += bool(case.target)
 
     claimed()
@@ -55,7 +56,7 @@ def test_what_is_left_out_is_never_drawn_or_probed(left_out) -> None:
     for case in smallest():
         assert case.target
         assert set(needed(case.family, case.config, case.target)) <= DOMAIN.features
-    assert {case.family for case in smallest()} == set(families())
+    assert {case.family for case in smallest()} == set(DOMAIN.families)
 
 
 def test_key_value_heads_alone_are_repeated_under_their_heads() -> None:
@@ -67,9 +68,9 @@ def test_key_value_heads_alone_are_repeated_under_their_heads() -> None:
     @given(case=cases(axis="groups"))
     def repeated(case) -> None:
         assert set(case.target) == {"num_key_value_heads"}
-        g, new = case.shape.groups, case.target["num_key_value_heads"]
+        g, new = case.decoder.groups, case.target["num_key_value_heads"]
         assert new % g == 0
-        assert case.shape.heads % new == 0
+        assert case.decoder.heads % new == 0
         grown.append(new)
 
     repeated()

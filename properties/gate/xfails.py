@@ -14,6 +14,7 @@ import datetime
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 
@@ -41,10 +42,21 @@ class Expected:
 
     def line(self) -> str:
         """The entry as a line of the file."""
-        ceiling = "" if self.ceiling is None else f"{self.ceiling:.3g}"
+        ceiling = "" if self.ceiling is None else rounded_up(self.ceiling)
         expires = self.expires.isoformat() if self.expires else ""
         reason = self.reason.replace("|", "/")
         return " | ".join((self.law, reason, self.link, expires, ceiling))
+
+
+def rounded_up(x: float) -> str:
+    """Three digits, not below x: what a run was seen at is within its ceiling.
+
+    >>> rounded_up(1.23401), rounded_up(100.0), rounded_up(12345.6)
+    ('1.24', '100', '1.24e+04')
+    """
+    exact = Decimal(x)
+    last = Decimal(1).scaleb(exact.adjusted() - 2) if x else Decimal(1)
+    return f"{float(exact.quantize(last, ROUND_CEILING)):.3g}"
 
 
 def parse(line: str, where: str) -> Expected:

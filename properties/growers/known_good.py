@@ -7,20 +7,20 @@ and `hygiene` alone, and check the suite for false alarms.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import growproof
 import torch
-from growproof.layout import parameters
+from growproof.families import family_of
+from growproof.growth import Growth
 from growproof.models import config_of, model_of, plan_model, state_of
 from growproof.padding import grow_state
-from growproof.shape import Growth
+from growproof.table import layer_of, parameters, template_of
 from torch import Tensor
 
-from .known_bad import rows, taller
+from .known_bad import on, rows, taller
 
 State = dict[str, Tensor]
 ALL = ("lossless", "zero_padding", "hygiene")
@@ -63,11 +63,10 @@ def scaled_writers(model: Any, target: Mapping[str, int]) -> Any:
     if growth.old.tied:  # the head would be scaled along with the embedding
         return growproof.grow(model, target)
     s = math.sqrt(growth.new.hidden / growth.old.hidden)
-    writers = r"embed_tokens|o_proj|down_proj"
+    writers = "embed|positions|o|(expert_)?down"
     table = rows(writers, scale=lambda r, g: r.scale * s)(table, growth)
     config = config_of(model.config, growth)
-    name = "rms_norm_eps" if growth.old.family == "llama" else "layer_norm_eps"
-    setattr(config, name, growth.old.eps)
+    setattr(config, family_of(config).eps, growth.old.eps)
     return model_of(config, grow_state(state_of(model), growth, table), model)
 
 
@@ -75,15 +74,15 @@ def scale_on_keys(model: Any, target: Mapping[str, int]) -> Any:
     """√(K'/K) on k instead of q."""
     growth = plan_model(model.config, target)
     table = parameters(growth.old, growth)
-    table = rows(r"q_proj", scale=1.0)(table, growth)
-    table = rows(r"k_proj", scale=lambda r, g: math.sqrt(taller(g)))(table, growth)
+    table = rows("q", scale=1.0)(table, growth)
+    table = rows("k", scale=lambda r, g: math.sqrt(taller(g)))(table, growth)
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 
 def scale_shared(model: Any, target: Mapping[str, int]) -> Any:
     """⁴√(K'/K) on q and on k."""
     growth = plan_model(model.config, target)
-    table = rows(r"[qk]_proj", scale=lambda r, g: taller(g) ** 0.25)(
+    table = rows("[qk]", scale=lambda r, g: taller(g) ** 0.25)(
         parameters(growth.old, growth), growth
     )
     return finish(model, growth, grow_state(state_of(model), growth, table))
@@ -94,8 +93,8 @@ def permuted_heads(model: Any, target: Mapping[str, int]) -> Any:
     growth = plan_model(model.config, target)
     state = grow_state(state_of(model), growth)
     for name, w in state.items():
-        if re.search(r"[qkv]_proj|o_proj\.weight", name):
-            dim = 1 if "o_proj" in name else 0
+        if on(r"[qkv]|o\.weight", name):
+            dim = 1 if on("o", name) else 0
             groups = w.unflatten(dim, (growth.new.groups, -1)).flip(dim)
             state[name] = groups.flatten(dim, dim + 1).contiguous()
     return finish(model, growth, state)
@@ -107,17 +106,9 @@ def mean_padded(model: Any, target: Mapping[str, int]) -> Any:
     Then E x is what it was, and Σ(x − E x)² too: LayerNorm with √(D/D') and ε·D/D' is
     exact without centring. New norm weights and biases are zero.
     """
-    if plan_model(model.config, target).old.family != "stablelm":
-        return growproof.grow(model, target)
-    growth = plan_model(model.config, target, norm="scaled")
-    state = grow_state(state_of(model), growth)
-    d = growth.old.hidden
-    for name, w in state.items():
-        if "embed_tokens" in name:
-            w[:, d:] = w[:, :d].mean(1, keepdim=True)
-        elif re.search(r"(o|down)_proj\.weight", name):
-            w[d:] = w[:d].mean(0, keepdim=True)
-    return finish(model, growth, state)
+    layer_norm = plan_model(model.config, target).old.norm == "layer"
+    options = {"norm": "averaged"} if layer_norm else {}
+    return growproof.grow(model, target, **options)
 
 
 def duplicated(model: Any, target: Mapping[str, int]) -> Any:
@@ -128,23 +119,22 @@ def duplicated(model: Any, target: Mapping[str, int]) -> Any:
     """
     growth = plan_model(model.config, target)
     old, d, d_new = growth.old, growth.old.hidden, growth.new.hidden
-    repeats = d_new // d if old.family == "llama" and d_new % d == 0 else 1
+    repeats = d_new // d if old.norm == "rms" and d_new % d == 0 else 1
     state = grow_state(state_of(model), growth)
     mlp = torch.arange(growth.new.mlp) % old.mlp
     copies = torch.bincount(mlp).to(torch.float64)
     for name, w in state.items():
-        layer = re.search(r"layers\.(\d+)\.", name)
-        if layer and int(layer[1]) >= old.layers:
+        if (layer_of(name) or 0) >= old.layers:
             continue
-        if re.search(r"(gate|up)_proj", name):
+        if on("gate|up", name):
             state[name] = w[mlp].clone()
-        elif "down_proj.weight" in name:
+        elif on(r"down\.weight", name):
             state[name] = (w[:, mlp].double() / copies[mlp]).to(w.dtype)
     if repeats > 1:
         repeat_residual(state, growth, repeats)
     config = config_of(model.config, growth)
     if repeats > 1:
-        config.rms_norm_eps = old.eps
+        setattr(config, family_of(config).eps, old.eps)
     return model_of(config, state, model)
 
 
@@ -152,18 +142,16 @@ def repeat_residual(state: State, growth: Growth, repeats: int) -> None:
     """Every old residual lane `repeats` times over, readers divided by that, in place."""
     d = growth.old.hidden
     lanes = torch.arange(growth.new.hidden) % d
-    for template, row in parameters(growth.old, growth).items():
+    table = parameters(growth.old, growth)
+    for name, w in state.items():
+        row = table[template_of(name)]
         if "residual" not in row.axes:
             continue
         dim = row.axes.index("residual")
-        reads = dim == len(row.axes) - 1 and row.role == "reader"
-        tied = growth.old.tied and template == "model.norm.weight"
-        factor = 1 / repeats if reads or tied else 1.0
-        factor /= row.scale if row.role == "norm" else 1.0
-        pattern = re.sub(r"\\\{\w+\\\}", r"\\d+", re.escape(template))
-        for name in [n for n in state if re.fullmatch(pattern, n)]:
-            w = state[name].index_select(dim, lanes)
-            state[name] = (w.double() * factor).to(w.dtype)
+        tied = growth.old.tied and name == "final_norm.weight"
+        factor = 1 / repeats if row.is_reader or tied else 1.0
+        factor /= row.scale if row.norm else 1.0
+        state[name] = (w.index_select(dim, lanes).double() * factor).to(w.dtype)
 
 
 REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow)

@@ -39,7 +39,8 @@ TIED = Claim(
     ("run_logits", "numbers_logits"),
 )
 PRECISION = Claim(
-    "In bf16, fp16 and fp32 one rounding of the weights is all that is lost"
+    "In bf16, fp16 and fp32 one rounding of the weights is all that is lost",
+    ("llama_backward", "rounding_is_near"),
 )
 TRAINING = Claim(
     "A trainable fill changes nothing, and new parameters receive gradients",

@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis.errors import UnsatisfiedAssumption
 
-from .strategies import Case
+from .models import Case
 
 Example = dict[str, Any]  # argument → a Case, or what JSON has
 PLAIN = (Case, str, int, float, bool)

@@ -1,57 +1,31 @@
-"""What is drawn: small decoders, loud weights, and growths in every direction.
+"""What the laws are tested on: random decoders, growths and texts, small but for one.
 
-A `Case` is everything that a law needs and a reader can retype: a transformers config,
-a target, and a seed. Values are valid by construction, the simplest first.
+Sizes are small, so that a failure is small; but one dimension or constant at a time is
+drawn as real checkpoints have it, since a fault may show only from some size on. The
+features that a run keeps out are never drawn (`domain`).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from growproof.layout import tensors
-from growproof.models import build, shape_of, state_of
-from growproof.shape import Shape
+from growproof.models import MASKED
 from hypothesis import settings
 from hypothesis import strategies as st
-from torch import Tensor
-from transformers import LlamaConfig, StableLmConfig
 
-Regime = Literal["loud", "small"]
+from .domain import AXES, CONFIG_NAME, DOMAIN, table
+from .models import REGIMES, Case
+from .options import OPTIONS, Options
 
-# What a grower may leave out (`--without`), and what it must ask for (`--with`).
-FAMILIES = ("llama", "stablelm")
-AXES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers")
-OPTIONS = ("biases", "gqa", "parallel", "tied")
-EXTRAS = ("qk_norm", "tied_stablelm", "rope_types")
-CORE = (*FAMILIES, *AXES, *OPTIONS)
-CONFIG_NAME = {
-    "hidden": "hidden_size",
-    "heads": "num_attention_heads",
-    "groups": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "mlp": "intermediate_size",
-    "layers": "num_hidden_layers",
-}
-
-
-@dataclass
-class Domain:
-    """The features that cases are drawn from; the plugin narrows or widens it."""
-
-    features: set[str] = field(default_factory=lambda: set(CORE))
-    dtype: torch.dtype = torch.float64
-
-    def has(self, feature: str) -> bool:
-        return feature in self.features
-
-
-DOMAIN = Domain()
+# dimension → (least, most) of a real size, where the others stay small
+REAL = {
+    "head_dim": (64, 256), "hidden": (129, 320), "mlp": (129, 400), "vocab": (257, 400),
+    "groups": (4, 8), "repeats": (4, 8), "layers": (4, 11), "tokens": (33, 80),
+}  # fmt: skip
+CONSTANTS = ("theta", "eps")
+BLOCK = 8  # growers that take whole blocks find some
 
 
 def profile() -> settings:
@@ -66,121 +40,124 @@ def fewer(divisor: int, *, least: int = 3) -> settings:
     return settings(max_examples=max(least, profile().max_examples // divisor))
 
 
-def fill(model: Any, seed: int, regime: str, eps: float) -> None:
-    """Weights of order one, in which nothing is at its default: in place, seeded.
+def one_real() -> st.SearchStrategy[str | None]:
+    """The dimension or constant that is as large as in real checkpoints, or none."""
+    names = st.sampled_from((*REAL, *CONSTANTS))
+    return st.integers(0, 3).flatmap(lambda n: names if n == 3 else st.none())
 
-    Norm weights and biases are not trivial, the embedding has a mean, attention is far
-    from uniform. `small`: the residual is so small that its square is about eps.
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    family: str | None = None,
+    axis: str | None = None,
+    min_tokens: int = 1,
+    max_tokens: int = 20,
+    power_of_four: bool = False,
+    padded: bool = False,
+    maskable: bool = False,
+    features: tuple[str, ...] = (),
+) -> Case:
+    """A Case from the domain of this run.
+
+    family, axis: fix the family, or force one axis to grow (where the run does not
+    claim it, another one). power_of_four: every scale of the growth is a power of two,
+    so that nothing is rounded (1 + w is, where that is the norm's weight). padded: only
+    growths that zeros can pad. maskable: RMSNorm, or a family that has masked norms.
+    features: options that the model must
+    have.
     """
-    generator = torch.Generator().manual_seed(seed)
-    for name, p in model.named_parameters():
-        x = torch.randn(p.shape, generator=generator, dtype=torch.float64)
-        if "norm" in name and name.endswith("weight"):
-            x = 1 + 0.3 * x
-        elif "embed_tokens" in name:
-            x = x + 0.5
-        elif name.endswith("bias"):
-            x = 0.5 * x
-        else:
-            x = 1.5 * x / p.shape[1] ** 0.5
-        writes = ("embed_tokens", "o_proj", "down_proj")
-        if regime == "small" and any(writer in name for writer in writes):
-            x = x * eps**0.5
-        p.data.copy_(x)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One model, one growth, one text: what a law is tested on. Equal if its JSON is."""
-
-    family: str
-    config: dict[str, Any]
-    target: dict[str, int]
-    seed: int
-    regime: Regime
-    batch: int
-    tokens: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields, all of them JSON already."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Case:
-        """The inverse."""
-        return cls(**data)
-
-    @functools.cached_property
-    def text(self) -> str:
-        """Its JSON on one line, with sorted keys: what it is known by."""
-        return json.dumps(self.to_json(), sort_keys=True)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Case) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    @functools.cached_property
-    def hf_config(self) -> Any:
-        """The transformers config of the model before growing."""
-        kind: Any = LlamaConfig if self.family == "llama" else StableLmConfig
-        return kind(**self.config, attn_implementation="eager")
-
-    @functools.cached_property
-    def shape(self) -> Shape:
-        """Its Shape."""
-        return shape_of(self.hf_config)
-
-    def model(self, dtype: torch.dtype | None = None) -> Any:
-        """The model before growing, in evaluation mode, in the domain's dtype."""
-        eps, dtype = self.shape.eps, dtype or DOMAIN.dtype
-        return make(self.hf_config, self.seed, self.regime, eps, dtype)
-
-    @functools.cached_property
-    def ids(self) -> Tensor:
-        """Its text: (batch, tokens) token ids."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        size = (self.batch, self.tokens)
-        return torch.randint(0, self.shape.vocab, size, generator=generator)
-
-
-def make(config: Any, seed: int, regime: str, eps: float, dtype: torch.dtype) -> Any:
-    """A model of `config` with the weights that `fill` draws, rounded to `dtype`."""
-    sizes = tensors(shape_of(config))
-    model = build(
-        config, {name: torch.empty(size, dtype=dtype) for name, size in sizes}
-    )
-    fill(model, seed, regime, eps)
-    return model.eval()
-
-
-def weights(case: Case, seed: int) -> dict[str, Tensor]:
-    """The parameters that `fill` draws for a case from another seed, float64."""
-    return state_of(
-        make(case.hf_config, seed, case.regime, case.shape.eps, torch.float64)
+    if family is None:
+        fit = [
+            f
+            for f in DOMAIN.families
+            if not (maskable and table(f).says.get("norm") and f not in MASKED)
+            and not (power_of_four and table(f).says.get("norm_offset"))
+        ]
+        family = draw(st.sampled_from(fit or DOMAIN.families))
+    free = DOMAIN.growable(family)
+    if axis not in free:  # what is not claimed never grows: something else does
+        axis = draw(
+            st.sampled_from(free) if axis else st.none() | st.sampled_from(free)
+        )
+    real = draw(one_real())
+    repeated = axis == "groups" and "heads" not in free
+    sizes = draw(old_sizes(family, features + ("gqa",) * repeated, real))
+    grow = power_of_four_target if power_of_four else target
+    new = grow(draw, family, sizes, axis)
+    o = Options(draw, sizes, features, real)
+    config = sized_config(family, sizes) | OPTIONS.get(family, lambda _: {})(o)
+    config[table(family).eps] = o.eps()
+    if padded and table(family).says.get("norm") == "layer":
+        config["tie_word_embeddings"] = False  # a tied LayerNorm model is averaged
+    longest = max_tokens if real != "tokens" or max_tokens < 20 else REAL["tokens"][1]
+    return Case(
+        family=family,
+        config=config,
+        target={CONFIG_NAME[f]: n for f, n in new.items() if n != sizes[f]},
+        seed=draw(st.integers(0, 2**20)),
+        regime=draw(st.sampled_from(REGIMES)),
+        batch=draw(st.integers(1, 2)),
+        tokens=draw(st.integers(min_tokens, longest)),
     )
 
 
-def families() -> list[str]:
-    """The families of the domain in which something can grow."""
-    return [f for f in FAMILIES if DOMAIN.has(f) and growable(f)]
+padded_cases = functools.partial(cases, padded=True)
 
 
-def growable(family: str) -> list[str]:
-    """The claimed axes that can grow in this family while all others stay.
+def sized_config(family: str, sizes: dict[str, int]) -> dict[str, Any]:
+    """The config fields of the sizes, and no special tokens."""
+    fields = table(family).sizes
+    config: dict[str, Any] = {
+        name: sizes[f] for f, name in fields.items() if f in sizes
+    }
+    if "positions" not in fields:
+        config["max_position_embeddings"] = 128
+    nothing = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return config | nothing
 
-    A StableLm's hidden size is heads · head_dim: neither grows without the other. Where
-    no head may share its keys, heads and groups grow together.
-    """
-    free = {axis for axis in AXES if DOMAIN.has(axis)}
-    if not DOMAIN.has("gqa") and not {"heads", "groups"} <= free:
-        free -= {"heads", "groups"}
-    if family == "stablelm" and "hidden" not in free:
-        free -= {"head_dim", *({"heads", "groups"} if "heads" in free else ())}
-    if family == "stablelm" and not free & {"heads", "head_dim"}:
-        free -= {"hidden"}
-    return [axis for axis in AXES if axis in free]
+
+@st.composite
+def old_sizes(
+    draw: st.DrawFn, family: str, features: tuple[str, ...], real: str | None
+) -> dict[str, int]:
+    """The sizes of a decoder, small but for `real`."""
+    fields = table(family)
+
+    def within(name: str, least: int, most: int) -> int:
+        bounds = REAL[name] if name == real else (least, most)
+        return draw(st.integers(*bounds))
+
+    groups = within("groups", 1, 3)
+    shared = (DOMAIN.has("gqa") or "gqa" in features) and "groups" in fields.sizes
+    least = 2 if "gqa" in features else 1
+    heads = groups * (
+        within("repeats", least, max(least, 4 // groups)) if shared else 1
+    )
+    # even lanes for rotary pairs; a partial rotary passes odd ones by
+    small = (2, 3, 4, 5, 8) if fields.partial else (2, 4, 6, 8)
+    head_dim = draw(st.sampled_from(small))
+    if real == "head_dim":
+        head_dim = within(real, 0, 0) // 2 * 2
+    # a LayerNorm of one lane is zero, whatever it reads
+    hidden = within("hidden", 2 if fields.says.get("norm") == "layer" else 1, 24)
+    if fields.tied_head_dim:
+        hidden = heads * head_dim
+    elif fields.whole_heads:
+        hidden = heads * -(-hidden // heads)
+    mlp = within("mlp", 1, 12)
+    return {
+        "vocab": within("vocab", 5, 17),
+        "groups": groups,
+        "heads": heads,
+        "head_dim": head_dim,
+        "hidden": hidden,
+        "mlp": mlp,
+        "expert_mlp": mlp,
+        "layers": within("layers", 1, 3),
+        "positions": 128,
+    }
 
 
 def larger(
@@ -195,130 +172,22 @@ def larger(
     return sizes | st.just(2 * size)
 
 
-@st.composite
-def cases(
-    draw: st.DrawFn,
-    *,
-    family: str | None = None,
-    axis: str | None = None,
-    min_tokens: int = 1,
-    max_tokens: int = 20,
-    power_of_four: bool = False,
-    features: tuple[str, ...] = (),
-) -> Case:
-    """A Case from the domain of this run.
-
-    family, axis: fix the family, or force one axis to grow (where the run does not
-    claim it, another one). power_of_four: every scale
-    of the growth is a power of two, so that nothing is rounded. features: options that
-    the model must have.
-    """
-    family = family or draw(st.sampled_from(families()))
-    free = growable(family)
-    if axis not in free:  # what is not claimed never grows: something else does
-        axis = draw(
-            st.sampled_from(free) if axis else st.none() | st.sampled_from(free)
-        )
-    repeated = axis == "groups" and "heads" not in free
-    sizes = draw(old_sizes(family, features + ("gqa",) * repeated))
-    grow = power_of_four_target if power_of_four else target
-    growth = grow(draw, family, sizes, axis)
-    option = functools.partial(draw_option, draw, features)
-    config: dict[str, Any] = {
-        "vocab_size": draw(st.integers(5, 17)),
-        "hidden_size": sizes["hidden"],
-        "intermediate_size": sizes["mlp"],
-        "num_hidden_layers": sizes["layers"],
-        "num_attention_heads": sizes["heads"],
-        "num_key_value_heads": sizes["groups"],
-        "max_position_embeddings": 64,
-        "hidden_act": draw(st.sampled_from(("silu", "gelu", "gelu_pytorch_tanh"))),
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
-    theta = draw(st.sampled_from((10000.0, 500.0, 100000.0)))
-    eps = draw(st.sampled_from((1e-5, 1e-6, 1e-3)))
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
-    if family == "llama":
-        config |= {
-            "head_dim": sizes["head_dim"],
-            "rms_norm_eps": eps,
-            "attention_bias": option("biases"),
-            "mlp_bias": option("biases"),
-            "tie_word_embeddings": option("tied"),
-        }
-        if DOMAIN.has("rope_types"):
-            rope = draw(rope_types(theta))
-    else:
-        lanes = sizes["head_dim"]
-        rotated = draw(st.integers(1, lanes // 2)) * 2
-        rope["partial_rotary_factor"] = rotated / lanes
-        config |= {
-            "layer_norm_eps": eps,
-            "use_qkv_bias": option("biases"),
-            "use_parallel_residual": option("parallel"),
-            "qk_layernorm": option("qk_norm"),
-            "tie_word_embeddings": option("tied_stablelm"),
-        }
-    config["rope_parameters"] = rope
-    return Case(
-        family=family,
-        config=config,
-        target=growth,
-        seed=draw(st.integers(0, 2**20)),
-        regime=draw(st.sampled_from(("loud", "small"))),
-        batch=draw(st.integers(1, 2)),
-        tokens=draw(st.integers(min_tokens, max_tokens)),
-    )
-
-
-def draw_option(draw: st.DrawFn, forced: tuple[str, ...], feature: str) -> bool:
-    """Whether the model has an option: if forced, or if the domain has it and luck."""
-    return feature in forced or (DOMAIN.has(feature) and draw(st.booleans()))
-
-
-@st.composite
-def old_sizes(
-    draw: st.DrawFn, family: str, features: tuple[str, ...]
-) -> dict[str, int]:
-    """The sizes of a small decoder."""
-    groups = draw(st.integers(1, 3))
-    shared = DOMAIN.has("gqa") or "gqa" in features
-    least = 2 if "gqa" in features else 1
-    heads = groups * (
-        draw(st.integers(least, max(least, 4 // groups))) if shared else 1
-    )
-    # even lanes for rotary pairs; a StableLm may have odd ones, which rotary passes by
-    lanes = (2, 4, 6, 8) if family == "llama" else (2, 3, 4, 5, 8)
-    head_dim = draw(st.sampled_from(lanes))
-    free = heads * draw(st.integers(1, 3))
-    return {
-        "groups": groups,
-        "heads": heads,
-        "head_dim": head_dim,
-        "hidden": free if family == "llama" else heads * head_dim,
-        "mlp": draw(st.integers(1, 12)),
-        "layers": draw(st.integers(1, 3)),
-    }
-
-
 def target(
     draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
 ) -> dict[str, int]:
-    """Config names and sizes of a growth; axes that do not grow are left out."""
-    new, free = dict(sizes), growable(family)
+    """The sizes after growing, of the axes that have config names."""
+    free, fields = DOMAIN.growable(family), table(family)
+    new = {f: sizes[f] for f in AXES}
     new["heads"], new["groups"] = head_counts(draw, sizes, free, axis)
-    step = 2 if family == "llama" else 1
+    step = 1 if fields.partial or fields.tied_head_dim else 2
     for name, by in (("head_dim", step), ("mlp", 1)):
         if name in free:
             forced = axis == name
-            sizes_new = larger(sizes[name], step=by, forced=forced, block=8)
-            new[name] = draw(sizes_new)
+            new[name] = draw(larger(sizes[name], step=by, forced=forced, block=BLOCK))
     if "layers" in free:
         new["layers"] += draw(st.integers(int(axis == "layers"), 2))
-    fit = stablelm_hidden if family == "stablelm" else llama_hidden
-    fit(draw, sizes, new, forced=axis == "hidden")
-    return named(family, sizes, new)
+    fit_hidden(draw, family, sizes, new, forced=axis == "hidden")
+    return named(family, new)
 
 
 def head_counts(
@@ -326,48 +195,61 @@ def head_counts(
 ) -> tuple[int, int]:
     """(H', G'): groups and repeats grow; groups alone are repeated under their heads."""
     heads, groups = sizes["heads"], sizes["groups"]
-    if "heads" not in free:
+    dealt = DOMAIN.has("dealt") and axis != "heads" and draw(st.booleans())
+    if "groups" in free and ("heads" not in free or dealt):
         fits = [g for g in range(groups, heads + 1, groups) if heads % g == 0]
-        fits = fits[axis == "groups" :] if "groups" in free else fits[:1]
-        return heads, draw(st.sampled_from(fits))
-    shared = DOMAIN.has("gqa")
+        forced = axis == "groups" and len(fits) > 1
+        if len(fits) > 1 or "heads" not in free:
+            return heads, draw(st.sampled_from(fits[int(forced) :]))
+    if "heads" not in free:
+        return heads, groups
+    shared = DOMAIN.has("gqa") and "groups" in free
     if "groups" in free:
         forced = axis == "groups" or (axis == "heads" and not shared)
         groups = draw(larger(groups, most=1, forced=forced))
     repeats = heads // sizes["groups"]
-    if shared:
+    if DOMAIN.has("gqa"):
         forced = axis == "heads" and groups == sizes["groups"]
         repeats = draw(larger(repeats, most=1, forced=forced))
     return groups * repeats, groups
 
 
-def llama_hidden(
-    draw: st.DrawFn, sizes: dict[str, int], new: dict[str, int], *, forced: bool
+def fit_hidden(
+    draw: st.DrawFn,
+    family: str,
+    sizes: dict[str, int],
+    new: dict[str, int],
+    *,
+    forced: bool,
 ) -> None:
-    """A hidden size that is a multiple of the heads, before and after, in place."""
-    heads = new["heads"]
-    if not DOMAIN.has("hidden"):
-        both = math.lcm(sizes["heads"], heads)
-        sizes["hidden"] = new["hidden"] = both * (
-            sizes["hidden"] // sizes["heads"] if both <= 24 else 1
-        )
-        return
-    least = -(-(sizes["hidden"] + forced) // heads)
-    more = st.integers(least, least + 4)
-    if 2 * sizes["hidden"] % heads == 0:
-        more |= st.just(2 * sizes["hidden"] // heads)
-    new["hidden"] = heads * (draw(more) if forced or draw(st.booleans()) else least)
+    """A hidden size that the family's own rule allows, before and after, in place."""
+    fields = table(family)
+    if fields.tied_head_dim:
+        fit_bound(family, new, sizes, forced=forced)
+    elif not DOMAIN.has("hidden"):
+        if fields.whole_heads:
+            both = math.lcm(sizes["heads"], new["heads"])
+            sizes["hidden"] = new["hidden"] = both * (
+                sizes["hidden"] // sizes["heads"] if both <= 24 else 1
+            )
+    else:
+        unit = new["heads"] if fields.whole_heads else 1
+        least = -(-(sizes["hidden"] + forced) // unit)
+        more = st.integers(least, least + 4)
+        if 2 * sizes["hidden"] % unit == 0:
+            more |= st.just(2 * sizes["hidden"] // unit)
+        grows = forced or draw(st.booleans())
+        new["hidden"] = unit * (draw(more) if grows else least)
 
 
-def stablelm_hidden(
-    draw: st.DrawFn, sizes: dict[str, int], new: dict[str, int], *, forced: bool
+def fit_bound(
+    family: str, new: dict[str, int], sizes: dict[str, int], *, forced: bool
 ) -> None:
     """hidden = heads · head_dim, one of which grows along if it must, in place."""
-    del draw
     if forced and new["heads"] * new["head_dim"] == sizes["hidden"]:
         if DOMAIN.has("head_dim"):
             new["head_dim"] += 1
-        elif DOMAIN.has("gqa"):
+        elif "groups" in table(family).sizes and DOMAIN.has("gqa"):
             new["heads"] += new["groups"]
         else:
             new["heads"] = new["groups"] = new["heads"] + 1
@@ -378,106 +260,71 @@ def power_of_four_target(
     draw: st.DrawFn, family: str, sizes: dict[str, int], axis: str | None
 ) -> dict[str, int]:
     """A growth whose scales √(D/D') and √(K'/K) are powers of two."""
-    new, free = dict(sizes), growable(family)
+    free, fields = DOMAIN.growable(family), table(family)
+    new = {f: sizes[f] for f in AXES}
     which = axis or draw(st.sampled_from(free))
-    if which in ("heads", "groups") and "heads" in free:
-        new["heads"] *= 4
-        if which == "groups" or not DOMAIN.has("gqa"):
-            new["groups"] *= 4
-    elif which == "head_dim":
+    alone = "groups" not in fields.sizes or not DOMAIN.has("gqa")
+    bound = fields.tied_head_dim and which == "hidden"
+    if which == "head_dim" or (bound and DOMAIN.has("head_dim")):
         new["head_dim"] *= 4
-    if family == "stablelm":
+    elif (bound or which in ("heads", "groups")) and "heads" in free:
+        new["heads"] *= 4
+        new["groups"] *= 4 if which == "groups" or alone else 1
+    if fields.tied_head_dim:
         new["hidden"] = new["heads"] * new["head_dim"]
     elif not DOMAIN.has("hidden"):
-        sizes["hidden"] = new["hidden"] = math.lcm(sizes["heads"], new["heads"])
-    elif which == "hidden" or new["heads"] > sizes["heads"]:
+        if fields.whole_heads:
+            sizes["hidden"] = new["hidden"] = math.lcm(sizes["heads"], new["heads"])
+    elif which == "hidden" or (fields.whole_heads and new["heads"] > sizes["heads"]):
         new["hidden"] *= 4
     new["mlp"] += draw(st.integers(0, 4)) if "mlp" in free else 0
     new["layers"] += draw(st.integers(0, 1)) if "layers" in free else 0
-    return named(family, sizes, new)
+    return named(family, new)
 
 
-def named(family: str, sizes: dict[str, int], new: dict[str, int]) -> dict[str, int]:
-    """The sizes that grow, by their config names; a StableLm names no head_dim."""
-    names = [axis for axis in AXES if family == "llama" or axis != "head_dim"]
-    return {CONFIG_NAME[axis]: new[axis] for axis in names if new[axis] != sizes[axis]}
-
-
-@st.composite
-def rope_types(draw: st.DrawFn, theta: float) -> dict[str, Any]:
-    """Rope parameters whose frequencies survive a larger head_dim."""
-    kind = draw(st.sampled_from(("default", "linear", "llama3")))
-    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": theta}
-    if kind != "default":
-        rope["factor"] = draw(st.sampled_from((2.0, 8.0)))
-    if kind == "llama3":
-        rope |= {
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        }
-    return rope
-
-
-def needed(
-    family: str, config: Mapping[str, Any], target: Mapping[str, int]
-) -> list[str]:
-    """The features that a grower must claim for this growth to be its business."""
-    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
-    heads_new = target.get(CONFIG_NAME["heads"], heads)
-    groups_new = target.get(CONFIG_NAME["groups"], groups)
-    grown = {axis for axis, name in CONFIG_NAME.items() if name in target}
-    if family == "stablelm":  # head_dim = hidden / heads
-        width = target.get("hidden_size", config["hidden_size"])
-        taller = width // heads_new > config["hidden_size"] // heads
-        grown |= {"head_dim"} if taller else set()
-    options = {
-        "gqa": groups < heads or groups_new < heads_new,
-        "biases": any(
-            config.get(n) for n in ("attention_bias", "mlp_bias", "use_qkv_bias")
-        ),
-        "tied": config.get("tie_word_embeddings"),
-        "parallel": config.get("use_parallel_residual"),
-        "qk_norm": config.get("qk_layernorm"),
-    }
-    return sorted({family} | grown | {name for name, on in options.items() if on})
+def named(family: str, new: dict[str, int]) -> dict[str, int]:
+    """The sizes that a target of this family names."""
+    fields = table(family)
+    left = {"head_dim"} if fields.tied_head_dim else set[str]()
+    left |= {"groups"} if "groups" not in fields.sizes else set[str]()
+    return {f: n for f, n in new.items() if f not in left}
 
 
 def smallest() -> list[Case]:
     """One least case of each family in the domain: does a grower run at all?"""
-    cases = []
-    for family in families():
-        free = growable(family)
-        sizes, new = {"hidden": 4, "heads": 1, "groups": 1, "head_dim": 4}, {}
-        match free[0]:
-            case "hidden" if family == "stablelm" and "head_dim" not in free:
-                new = {"hidden": 8, "heads": 2}
-            case "hidden":
-                new = {"hidden": 8}
-            case "heads":
-                new = {"heads": 2}
-            case "groups":
-                sizes["heads"], new = 2, {"groups": 2}
-                sizes["head_dim"] = 2 if family == "stablelm" else 4
-            case axis:
-                new = {axis: {"head_dim": 8, "mlp": 4, "layers": 2}[axis]}
-        if "heads" in new and not DOMAIN.has("gqa"):
-            new["groups"] = new["heads"]
-        cases.append(least_case(family, sizes, new))
-    return cases
+    return [least_case(family) for family in DOMAIN.families]
 
 
-def least_case(family: str, sizes: dict[str, int], new: dict[str, int]) -> Case:
-    """A case of one layer, two neurons and two tokens, with these other sizes."""
-    sizes = {"mlp": 2, "layers": 1} | sizes
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
-    if family == "stablelm":
-        rope["partial_rotary_factor"] = 0.5 if sizes["head_dim"] == 4 else 1.0
-    config = {CONFIG_NAME[axis]: size for axis, size in sizes.items()} | {
-        "vocab_size": 5, "max_position_embeddings": 64, "bos_token_id": None,
-        "eos_token_id": None, "rope_parameters": rope,
-    }  # fmt: skip
-    if family == "stablelm":
-        del config["head_dim"]
-    target = {CONFIG_NAME[axis]: size for axis, size in new.items()}
+def least_case(family: str) -> Case:
+    """A case of one layer, two neurons and two tokens, in which one axis grows."""
+    fields, axis = table(family), DOMAIN.growable(family)[0]
+    sizes = dict.fromkeys(("heads", "groups", "layers"), 1) | {
+        "mlp": 2,
+        "expert_mlp": 2,
+    }
+    sizes |= {"hidden": 4, "head_dim": 4, "vocab": 5, "positions": 128}
+    new: dict[str, int]
+    if axis == "hidden" and fields.tied_head_dim and not DOMAIN.has("head_dim"):
+        new = {"hidden": 8, "heads": 2}
+    elif axis == "groups":
+        sizes |= {"heads": 2, "head_dim": 2 if fields.tied_head_dim else 4}
+        new = {"groups": 2}
+    else:
+        new = {axis: 2 * sizes[axis]}
+    if "heads" in new and (not DOMAIN.has("gqa") or "groups" not in fields.sizes):
+        new["groups"] = new["heads"]
+    config = (
+        sized_config(family, sizes) | {"hidden_act": "silu"} | LEAST.get(family, {})
+    )
+    if fields.partial:
+        rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}
+        config["rope_parameters"] = rope
+    target = {CONFIG_NAME[f]: n for f, n in named(family, new).items()}
     return Case(family, config, target, 0, "loud", 1, 2)
+
+
+# the defaults of these are too large
+LEAST: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 2, "num_experts_per_tok": 1},
+    "qwen3_moe": {"num_experts": 2, "num_experts_per_tok": 1},
+}

@@ -5,16 +5,18 @@ from growproof.padding import take
 from hypothesis import given
 
 from . import claims
-from .checks import attention_block, block_is_padded, grow, inputs, pad, zeros
+from .checks import block_is_padded, inputs, pad, zeros
+from .grown import attention, grow
+from .models import Case
 from .registry import law, reference, zero_padding
-from .strategies import Case, cases
+from .strategies import cases, padded_cases
 
 
 @law(zero_padding, claim=claims.LINEAR, proof="linear_padded", budget="block")
-@given(case=cases() | cases(axis="head_dim"))
+@given(case=padded_cases() | padded_cases(axis="head_dim"))
 def test_projections_are_padded(grower, case: Case) -> None:
     """W'(pad x) + b' = pad(Wx + b) for q, k and v."""
-    block_is_padded(grow(case, grower), attention_block, "query", "key", "value")
+    block_is_padded(grow(case, grower), attention, "query", "key", "value")
 
 
 @law(
@@ -23,10 +25,10 @@ def test_projections_are_padded(grower, case: Case) -> None:
     proof=("partial_rotary_pads", "full_rotary_pads", "frequencies_kept"),
     budget="block",
 )
-@given(case=cases(axis="head_dim"))
+@given(case=padded_cases(axis="head_dim"))
 def test_rotary_keeps_pairs_and_frequencies(grower, case: Case) -> None:
     """rotate'(pad q) = pad(rotate q): same pairs, same angles."""
-    block_is_padded(grow(case, grower), attention_block, "query_rotated", "key_rotated")
+    block_is_padded(grow(case, grower), attention, "query_rotated", "key_rotated")
 
 
 @law(
@@ -35,10 +37,10 @@ def test_rotary_keeps_pairs_and_frequencies(grower, case: Case) -> None:
     proof=("scores_kept", "score_scale_field"),
     budget="block",
 )
-@given(case=cases(axis="head_dim"))
+@given(case=padded_cases(axis="head_dim"))
 def test_scores_keep_their_scale(grower, case: Case) -> None:
     """q'·k' / √K' = q·k / √K in every old head: √(K'/K) is somewhere in q and k."""
-    block_is_padded(grow(case, grower), attention_block, "scores", "probabilities")
+    block_is_padded(grow(case, grower), attention, "scores", "probabilities")
 
 
 @law(
@@ -47,10 +49,10 @@ def test_scores_keep_their_scale(grower, case: Case) -> None:
     proof=("attention_padded", "new_heads_silent"),
     budget="block",
 )
-@given(case=cases())
+@given(case=padded_cases())
 def test_attention_maps_padded_to_padded(grower, case: Case) -> None:
     """attn'(pad x) = pad(attn x), whatever head or group is new."""
-    block_is_padded(grow(case, grower), attention_block, "context", "attention")
+    block_is_padded(grow(case, grower), attention, "context", "attention")
 
 
 @law(reference, claim=claims.ATTENTION)
@@ -59,9 +61,9 @@ def test_attention_is_bitwise(reference_grow, case: Case) -> None:
     """attn'(pad x) = pad(attn x), bit for bit, where √(K'/K) is a power of two."""
     grown = reference_grow(case, norm="scaled")
     x, checked = inputs(case), 0
-    for i in range(case.shape.layers):
-        old = attention_block(grown.layer(i, old=True), x)
-        new = attention_block(grown.layer(i, old=False), pad(x, grown.growth))
+    for i in range(case.decoder.layers):
+        old = attention(grown.layer(i, old=True), x)
+        new = attention(grown.layer(i, old=False), pad(x, grown.growth))
         for name in ("query", "key_rotated", "context", "attention"):
             row = grown.rows["layers.{layer}." + name]
             zeros(new[name], old[name], row, grown.growth, name, case)

@@ -1,84 +1,83 @@
 """Norms over the residual: the only part whose divisor grows along."""
 
 import dataclasses
-import functools
+from collections.abc import Iterator
 
-from growproof.decoder import Layer, Taps
+from growproof.clone import Layer, Taps
+from growproof.ordered import InOrder
 from growproof.padding import State
+from growproof.rounding import Responses
 from hypothesis import given
 
 from . import claims
-from .checks import Grown, Responses, close, grow, inputs, pad
-from .registry import law, lossless
-from .strategies import Case, cases
+from .checks import close, inputs, pad
+from .grown import STREAM, Grown, grow
+from .models import Case
+from .registry import law, zero_padding
+from .strategies import padded_cases
 
 
-def norms(grown: Grown) -> list[tuple[str, str, str]]:
-    """(prefix before, prefix after, name) of every norm over the residual."""
-    found = [("model.", "model.", "norm")]
-    for i, new in enumerate(grown.layers):
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            old_prefix, new_prefix = f"model.layers.{i}.", f"model.layers.{new}."
-            if f"{old_prefix}{name}.weight" in grown.old_state:
-                found.append((old_prefix, new_prefix, name))
-    return found
+def norms(grown: Grown) -> Iterator[tuple[Layer, Layer, str]]:
+    """(layer before, layer after, name) of every norm over the residual."""
+    d = grown.case.decoder
+    yield Layer(d, grown.old_state), Layer(grown.decoder, grown.state), "final_norm"
+    for i in range(d.layers):
+        for name in d.norms:
+            yield grown.layer(i, old=True), grown.layer(i, old=False), name
 
 
 def norms_commute_with_padding(grown: Grown, size: float) -> None:
-    """norm'(pad(s · x)) = pad(norm x) for the stream that this grower writes."""
-    case, (is_centred, scale) = grown.case, grown.stream
+    """norm'(pad(s · x)) = pad(s' · norm x), s and s' as this grower has its stream."""
+    case, checked = grown.case, 0
     x = inputs(case) * size
-    stream = x - x.mean(-1, keepdim=True) if is_centred else x
+    stream = x - x.mean(-1, keepdim=True) if grown.embedded[0] else x
+    written = STREAM[case.decoder.places]
     # where two lanes nearly cancel, a norm amplifies the rounding of what it reads
-    state, checked = {**grown.old_state, "x": x}, 0
-    for old_prefix, new_prefix, name in norms(grown):
-        layer = grown.layer(0, old=True)
-        before = dataclasses.replace(layer, prefix=old_prefix)
+    state = {**grown.old_state, "x": x}
+    for before, after, name in norms(grown):
 
         def run(state: State, name: str = name, before: Layer = before) -> Taps:
-            return {
-                name: dataclasses.replace(before, state=state).norm(name, state["x"])
-            }
+            with InOrder():
+                layer = dataclasses.replace(before, state=state)
+                return {name: layer.norm(name, state["x"])}
 
-        old = before.norm(name, x)
+        old, out = run(state)[name], grown.row(before.prefix + name).scale
+        read = 1.0 if name in written else grown.scale
+        with InOrder():
+            new = after.norm(name, pad(stream, grown.growth, read))
         response = Responses(run, state, {name: old}, grown.dtype)
-        after: Layer = dataclasses.replace(grown.layer(0, old=False), prefix=new_prefix)
-        new = after.norm(name, pad(stream, grown.growth, scale))
         close(
             new,
-            pad(old, grown.growth),
-            tap=f"{old_prefix}{name}".removeprefix("model."),
+            pad(old, grown.growth, out),
+            tap=before.prefix + name,
             case=case,
-            response=response[name],
-            more=functools.partial(response.more, name),
+            response=response[name] * out,
+            more=lambda name=name, r=response, out=out: r.most[name] * out,
             dtype=grown.dtype,
         )
         checked += 1
     assert checked > 0
 
 
-# on hidden states padded with zeros: a grower that does not pad leaves these out
 @law(
-    lossless,
+    zero_padding,
     claim=claims.RMS_NORM,
     proof=("rmsnorm_scaled", "rmsnorm_scaled_stream"),
     budget="block",
-    needs=("zero_padding",),
 )
-@given(case=cases(axis="hidden"))
+@given(case=padded_cases(axis="hidden"))
 def test_norms_are_unchanged(grower, case: Case) -> None:
     """norm'(pad x) = pad(norm x) for a residual of order one."""
     norms_commute_with_padding(grow(case, grower), size=1.0)
 
 
 @law(
-    lossless,
+    zero_padding,
     claim=claims.RMS_NORM,
     proof="rmsnorm_eps_needed",
     budget="block",
-    needs=("zero_padding",),
 )
-@given(case=cases(axis="hidden"))
+@given(case=padded_cases(axis="hidden"))
 def test_eps_grows_along(grower, case: Case) -> None:
     """norm'(pad x) = pad(norm x) where x² ≈ ε: ε' = ε · D/D'."""
-    norms_commute_with_padding(grow(case, grower), size=case.shape.eps**0.5)
+    norms_commute_with_padding(grow(case, grower), size=case.decoder.eps**0.5)

@@ -1,6 +1,6 @@
 """Every claim and its place: sentence ↔ laws ↔ theorems ↔ tier.
 
-The README's table is made from the laws (`python -m properties.power.claims`), and a test
+The README's tables are made from the laws (`python -m properties.power.claims`), and a test
 keeps it complete in both directions: every law and every main theorem is in one row.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import get_args
 
 from ..laws.claims import CLAIMS
-from ..laws.registry import SUITE, Claim, Law, Tier, laws
-
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
+from ..laws.registry import PROMISES, SUITE, Claim, Law, Tier, laws
 
 
 def theorems(claim: Claim) -> list[str]:
@@ -43,13 +41,25 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def promises() -> str:
+    """The README's table of the markers that a grower may promise."""
+    lines = [f"| `{p.name}` | {p.says} |" for p in PROMISES.values()]
+    return "\n".join(["| promise (marker) | says |", "|---|---|", *lines])
+
+
+TABLES = {"claims": markdown, "promises": promises}
+
+
 def updated(readme: str) -> str:
-    """The README with its table made anew. Raises ValueError if it has no place."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the README has no {BEGIN} … {END}")
-    return f"{before}{begin}\n{markdown()}\n{end}{after}"
+    """The README with its tables made anew. Raises ValueError if one has no place."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = readme.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"the README has no {begin} … {end}")
+        readme = f"{before}{begin}\n{table()}\n{end}{after}"
+    return readme
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from ..errors import storage
 from ..errors.ledger import KEY, Ledger
 from ..laws.examples import Example, from_json
+from ..laws.models import Case
 from ..laws.registry import Item, items
-from ..laws.strategies import Case
 from .detection import RESULTS, by_line
 
 PATH = Path(__file__).with_name("worst.json")

@@ -12,30 +12,31 @@ every machine.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from growproof import arithmetic, decoder
-from growproof.arithmetic import Arithmetic
-from growproof.decoder import Taps, forward
-from growproof.layout import Row, parameters, taps
+from growproof import clone
+from growproof.clone import Taps
+from growproof.decoder import Decoder
+from growproof.growth import Growth
 from growproof.models import plan_model, state_of
 from growproof.padding import State, centred, grow_state, take
-from growproof.shape import Growth, Shape
+from growproof.rounding import Responses
+from growproof.table import parameters, taps, template_of
 from torch import Tensor
 
 from ..errors.comparison import compare
 from ..errors.environment import environment
 from ..errors.ledger import Ledger, recording
 from ..growers.known_bad import NORM, rows, times
-from ..laws.checks import Responses, Violation, close
-from ..laws.strategies import Case, Regime
+from ..laws.checks import close, plain
+from ..laws.grown import Violation, forward
+from ..laws.models import Case, Regime
 
 PATH = Path(__file__).with_name("sensitivity.md")
 CASES = 24
@@ -73,8 +74,8 @@ def case(i: int) -> Case:
         config |= {"layer_norm_eps": 1e-5, "use_qkv_bias": i % 4 == 1}
         target |= {"hidden_size": heads * lanes_new}
     config["rope_parameters"] = rope
-    family, regimes = ("llama", "stablelm")[i % 2], get_args(Regime)
-    regime: Regime = regimes[i // 2 % 2]
+    family = ("llama", "stablelm")[i % 2]
+    regime: Regime = "small" if i // 2 % 2 else "loud"
     return Case(family, config, target, 1000 + i, regime, 1, 6)
 
 
@@ -99,7 +100,7 @@ def known(dtype: str) -> list[Known]:
         state = {name: w.double() for name, w in stored.items()}
 
         def run(weights: State, one: Case = one) -> Taps:
-            return forward(one.shape, weights, one.ids)
+            return forward(one.decoder, weights, one.ids)
 
         truth, growth = run(state), plan_model(one.hf_config, one.target)
         response, logits = Responses(run, state, truth, kind), run(stored)["logits"]
@@ -132,42 +133,45 @@ class Plant:
 
 
 def norm_in(low: torch.dtype) -> Callable[..., Tensor]:
-    """`decoder.normalise`, its mean and its variance computed in `low`."""
+    """`clone.normalise`, its mean and its variance computed in `low`."""
 
     def normalise(
-        x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, size: int,
-        sums: Arithmetic,
-    ) -> Tensor:  # fmt: skip
-        if shape.layer_norm:
+        x: Tensor, weight: Tensor, bias: Tensor | None, d: Decoder, size: int
+    ) -> Tensor:
+        if d.norm == "layer":
             lanes = torch.arange(x.shape[-1]) < size
-            x = x - (sums.total(x.to(low)) / size).to(x.dtype) * lanes
-        variance = (sums.total(x.to(low) ** 2) / size).to(x.dtype)
-        y = weight * (x / torch.sqrt(variance + shape.eps))
+            x = x - (x.to(low).sum(-1, keepdim=True) / size).to(x.dtype) * lanes
+        squares = x.to(low) ** 2
+        variance = (squares.sum(-1, keepdim=True) / size).to(x.dtype)
+        y = weight * (x / torch.sqrt(variance + d.eps))
         return y if bias is None else y + bias
 
     return normalise
 
 
-def softmax_in_float32(scores: Tensor, sums: Arithmetic) -> Tensor:
-    """`arithmetic.softmax` as transformers has it."""
-    return arithmetic.softmax(scores.float(), sums).to(scores.dtype)
+softmax = clone.softmax
+
+
+def softmax_in_float32(scores: Tensor) -> Tensor:
+    """`clone.softmax` as transformers has it."""
+    return softmax(scores.float()).to(scores.dtype)
 
 
 ALL = ("float64", "float32", "bfloat16")
 PLANTS = (
-    Plant("scale of q off by", ALL, pattern=r"q_proj"),
+    Plant("scale of q off by", ALL, pattern="q"),
     Plant("scale of the norm weights off by", ALL, pattern=NORM),
     Plant(
         "norm statistics in float32", ("float64",), sized=False,
-        arithmetic=lambda: patch.object(decoder, "normalise", norm_in(torch.float32)),
+        arithmetic=lambda: patch.object(clone, "normalise", norm_in(torch.float32)),
     ),
     Plant(
         "norm statistics in bfloat16", ("float32",), sized=False,
-        arithmetic=lambda: patch.object(decoder, "normalise", norm_in(torch.bfloat16)),
+        arithmetic=lambda: patch.object(clone, "normalise", norm_in(torch.bfloat16)),
     ),
     Plant(
         "softmax in float32", ("float64",), sized=False,
-        arithmetic=lambda: patch.object(decoder, "softmax", softmax_in_float32),
+        arithmetic=lambda: patch.object(clone, "softmax", softmax_in_float32),
     ),
 )  # fmt: skip
 
@@ -191,11 +195,11 @@ def judge(plant: Plant, dtype: str, size: float, *, by_tap: bool = True) -> Judg
     with recording(run):
         for i, old in enumerate(known(dtype)):
             stored = plant.grow(old, size)
-            shape, ids = old.growth.new, old.case.ids
+            d, ids = old.growth.new, old.case.ids
             with plant.arithmetic():
-                new = forward(shape, {n: w.double() for n, w in stored.items()}, ids)
+                new = forward(d, {n: w.double() for n, w in stored.items()}, ids)
                 low = dtype != "float64"
-                logits = (forward(shape, stored, ids) if low else new)["logits"]
+                logits = (forward(d, stored, ids) if low else new)["logits"]
             broken += sum(over_budget(old, new, dtype)) if by_tap else 0
             try:
                 torch.testing.assert_close(logits, old.logits)
@@ -209,17 +213,17 @@ def over_budget(old: Known, new: Taps, dtype: str) -> Iterator[bool]:
     """For each tap, whether it is over its budget; every one is recorded."""
     table = taps(old.growth)
     for tap, x in old.taps.items():
-        row = table[re.sub(r"\.\d+\.", ".{layer}.", tap)]
+        row = table[template_of(tap)]
         low = tap == "logits" and dtype != "float64"
         try:
             close(
-                take(new[tap], Row(row.axes), old.growth),
+                take(new[tap], plain(row), old.growth),
                 centred(x, row, old.growth) * row.scale,
                 law="sensitivity",
                 tap=tap,
                 case=old.case,
                 response=old.response[tap] * row.scale,
-                more=lambda tap=tap, row=row: old.response.more(tap) * row.scale,
+                more=lambda tap=tap, row=row: old.response.most[tap] * row.scale,
                 budget="low" if low else "decoder",
                 dtype=getattr(torch, dtype),
             )

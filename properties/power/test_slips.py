@@ -25,9 +25,9 @@ import os
 
 import growproof
 import torch
-from growproof.layout import Row, pairs, parameters
-from growproof.models import plan_model, state_of
+from growproof.models import config_of, model_of, plan_model, state_of
 from growproof.padding import place
+from growproof.table import Row, pairs, parameters
 from hypothesis import settings
 
 # `thorough` with all that makes it another profile, in seconds instead of minutes
@@ -40,13 +40,13 @@ SLIPS = {
 }
 
 def grow(model, target):
-    grown = growproof.grow(model, target)
     growth, old = plan_model(model.config, target), state_of(model)
+    state = growproof.grow_state(old, growth)
     for name, source, row in pairs(growth, parameters(growth.old, growth)):
         if source and row.scale != 1:
             w = SLIPS[os.environ["SLIP"]](old[source], row.scale)
-            place(w, Row(row.axes), growth, grown.get_parameter(name).detach())
-    return grown
+            place(w, Row(row.axes, row.writes), growth, state[name])
+    return model_of(config_of(model.config, growth), state, model)
 """
 TEST = test_hygiene.test_weights_are_rounded_once
 LAW = TEST.__name__.removeprefix("test_")

@@ -25,8 +25,8 @@ from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS, Fault
 from ..growers.known_good import GROWERS, REFERENCE, Good
 from ..laws import examples
+from ..laws.domain import CORE, DOMAIN
 from ..laws.registry import Item, items, law_of, trainable
-from ..laws.strategies import CORE, DOMAIN
 from .detection import DTYPES, by_line
 from .picture import Matrix, picture
 

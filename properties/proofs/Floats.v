@@ -1,6 +1,6 @@
 From Coq Require Import ZArith Reals Eqdep_dec Psatz.
 From mathcomp Require Import all_ssreflect.
-From Flocq Require Import Core BinarySingleNaN Plus_error.
+From Flocq Require Import Core BinarySingleNaN Plus_error Relative.
 From Growproof Require Import Arith Insertion Rotary.
 
 Set Implicit Arguments.
@@ -112,6 +112,12 @@ split=> x y; apply: real_inj => /=.
   by rewrite -rounded_times_power Rmult_plus_distr_r.
 by rewrite -rounded_times_power Rmult_assoc (Rmult_comm (real y)) -Rmult_assoc.
 Qed.
+
+(** MAIN 10 rounding_is_near: Without underflow, rounding to nearest moves a number
+    by at most half a unit in the last place of one, times itself. *)
+Theorem rounding_is_near x :
+  (Rabs (rounded fexp x - x) <= / 2 * bpow radix2 (- prec + 1) * Rabs x)%R.
+Proof. exact: Relative.relative_error_N_FLX. Qed.
 
 End PowersOfTwo.
 

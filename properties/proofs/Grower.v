@@ -101,31 +101,52 @@ Variables (scale scale' act : A -> A) (par : bool).
 Hypotheses (cP : homothety c) (scaleP : forall z, scale' (c z) = scale z).
 Hypothesis rot_c : forall t u i, rot t (fun i => c (u i)) i = c (rot t u i).
 Hypothesis rotP : forall t, respects (lane d) (lane d') e (rot t) (rot' t).
-Variables (k : checkpoint A N) (s : seq (weights A N)).
+Variables (k k' : checkpoint A N).
 Let m := decoder_of norm d F rot mask scale act par k.
-Let m' := decoder_of norm' d' F' rot' mask scale' act par (grow k s).
+Let m' := decoder_of norm' d' F' rot' mask scale' act par k'.
 Let build := layer_of norm rot mask par.
-Hypothesis normP : forall w, norm_grown P id m m' (norm w) (norm' (gn w)).
 Hypothesis P_embedding : forall v, P (embedding k v).
 Hypothesis P_writes : List.Forall (fun l =>
   (forall x t, P (att_out softmax T m (build l) x t))
   /\ forall x, P (ff_out m (build l) x)) (blocks k).
 Hypothesis P_sum : forall x y, P x -> P y -> P (fun i => x i +. y i).
 
-Lemma grow_is_growth : grown_layers (blocks k) s ->
+Definition norm_written (w w' : N) := norm_grown P id m m' (norm w) (norm' w').
+Definition written (l l' : weights A N) :=
+  [/\ norm_written (norm1 l) (norm1 l'), norm_written (norm2 l) (norm2 l'),
+      attn_scattered d d' id e c id (attw l) (attw l')
+    & mlp_scattered D D' F F' id id (mlpw l) (mlpw l')].
+
+Lemma written_is_growth :
+  (forall v, v < V -> padded D D' id (embedding k v) (embedding k' v)) ->
+  deeper written silent_weights (blocks k) (blocks k') ->
+  norm_written (last_norm k) (last_norm k') ->
+  agree2 V D id id (head_w k) (head_w k') ->
   model_grown softmax T P V id (headmap (rep d) (rep d')) e id id c id m m'.
 Proof.
-move=> sP; split=> //=; try exact: emb_id.
+move=> embP lsP nP headP; split=> //=; try exact: emb_id.
 - exact: headmap_emb.
-- by move=> v _; apply: pad_padded.
-- apply: deeper_map P_writes sP => [l _ [Pa Pf] ->|l l_silent]; last first.
+- apply: deeper_map P_writes lsP => [l l' [Pa Pf] [n1P n2P aP mlpP']|l l_silent]; last first.
     by apply: (@silent_writers A softmax T m') => // y y0 i /y0.
   split=> //=.
   + by case: par.
-  + exact: scattered_grown (grow_attn_scattered _).
-  exact: mlp_scattered_free (grow_mlp_scattered _).
-- by move=> v i y _ i_lt /=; rewrite (pad_at _ hidP).
+  + exact: scattered_grown aP.
+  exact: mlp_scattered_free mlpP'.
+- by move=> v i y v_lt i_lt /=; rewrite headP.
 by move=> t v _; apply: P_embedding.
+Qed.
+
+Lemma grow_is_growth : (forall w, norm_written w (gn w)) ->
+  k' = grow k (blocks k') -> grown_layers (blocks k) (blocks k') ->
+  model_grown softmax T P V id (headmap (rep d) (rep d')) e id id c id m m'.
+Proof.
+move=> normP k'E sP; apply: written_is_growth.
+- by move=> v _; rewrite k'E; apply: pad_padded.
+- rewrite -(map_id (blocks k)) -(map_id (blocks k')).
+  apply: (deeper_map (Q := fun=> True)) sP => [l _ _ ->|//|]; last exact/List.Forall_forall.
+  split=> //=; [exact: grow_attn_scattered | exact: grow_mlp_scattered].
+- by rewrite k'E; apply: normP.
+by move=> v i _ i_lt; rewrite k'E /= (pad_at _ hidP).
 Qed.
 
 End Grow.
@@ -208,12 +229,96 @@ Proof.
 move=> K_even K'_even sP t v t_lt v_lt.
 have [eP _ _] := rotary_halves_map K_even K'_even K_le.
 apply: (@decoder_logits A softmax T (fun=> True) V id _ _ id id c id) => //.
-apply: (grow_is_growth (e := splitmap K K') (c := c)) sP => // [u i|u|w|].
+apply: (grow_is_growth (e := splitmap K K') (c := c)) => //
+  [u z i|u||w].
 - exact: rope_c.
 - by apply: full_rotary_pads; rewrite ?oppr0 // => i _; rewrite frequency_kept.
-- by apply: rmsnorm_grows => //; [apply: emb_id | apply: grow_weightE].
-by apply/List.Forall_forall.
+- by apply/List.Forall_forall.
+by apply: rmsnorm_grows => //; [apply: emb_id | apply: grow_weightE].
 Qed.
+
+(* Each weight that is multiplied by a factor is rounded once: by rnd, any map that
+   moves a number by at most u times itself. *)
+Section Rounded.
+Variables (rnd : R -> R) (u : R).
+Hypothesis rnd_near : forall x, `|rnd x - x| <= u * `|x|.
+Let cq : R := Num.sqrt (K'%:R / K%:R).
+
+Definition near (x y : R) : Prop := `|y - x| <= u * `|x|.
+Definition moved (a x : R) : R := rnd (a * x) / a.
+Definition round_weight (w : nat -> R) : nat -> R := @pad A D id (fun i => rnd (Num.sqrt r * w i)).
+Definition rounded_layers :=
+  @grown_layers A d d' F (splitmap K K') (fun x => rnd (c x)) _ round_weight.
+
+Definition moved_attn (p : attn A) : attn A := @Attn A
+  (fun o i => moved cq (wq p o i)) (fun o => moved cq (bq p o))
+  (wk p) (bk p) (wv p) (bv p) (wo p) (bo p).
+Definition moved_weight w i := moved (Num.sqrt r) (w i).
+Definition moved_layer (l : weights A (nat -> R)) : weights A _ :=
+  Weights (moved_weight (norm1 l)) (moved_weight (norm2 l)) (moved_attn (attw l)) (mlpw l).
+Definition moved_all (k : checkpoint A (nat -> R)) : checkpoint A _ :=
+  Checkpoint (embedding k) (map moved_layer (blocks k)) (moved_weight (last_norm k))
+    (head_w k).
+
+Let D_pos := leq_trans D_gt0 D_le.
+Let r_gt0 : 0 < r. Proof. by rewrite divr_gt0 ?ltr0n. Qed.
+Let q_neq0 : Num.sqrt r != 0. Proof. by rewrite gt_eqF ?sqrtr_gt0. Qed.
+Let cq_neq0 : cq != 0. Proof. by rewrite gt_eqF // sqrtr_gt0 divr_gt0 ?ltr0n. Qed.
+
+Lemma moved_near a x : a != 0 -> near x (moved a x).
+Proof.
+move=> a_neq0; rewrite /near /moved -{2}[x](mulKf a_neq0) [a^-1 * _]mulrC -mulrBl.
+rewrite normrM normfV ler_pdivr_mulr ?normr_gt0 // (le_trans (rnd_near _)) //.
+by rewrite normrM mulrCA mulrC.
+Qed.
+
+Lemma movedK a x : a != 0 -> a * moved a x = rnd (a * x).
+Proof. by move=> a_neq0; rewrite /moved mulrC mulfVK. Qed.
+
+Lemma moved_norm m m' w (eps' : R) : hid (dm m) = D -> hid (dm m') = D' ->
+  norm_grown (A := A) (fun=> True) id m m' (rms D (eps' / r) (moved_weight w))
+    (rms D' eps' (round_weight w)).
+Proof.
+have r_neq0 : r != 0 by rewrite gt_eqF.
+move=> mD m'D x x' _; rewrite mD m'D -{2}[eps'](mulfVK r_neq0); apply: rmsnorm_scaled => //; first exact: emb_id.
+by move=> i i_lt; rewrite /round_weight (pad_at _ (emb_id D_le)) // -(movedK _ q_neq0) mulrC.
+Qed.
+
+(** MAIN 10 llama_backward: A grown Llama whose scaled weights and eps are each
+    rounded once computes, in exact arithmetic and at any depth, the very function
+    of the old Llama with q, the norm weights and eps each moved by at most one
+    rounding of themselves, all other weights as they are. *)
+Theorem llama_backward (k : checkpoint A (nat -> R)) s : ~~ odd K -> ~~ odd K' ->
+  rounded_layers (blocks k) s ->
+  [/\ forall x, near x (moved cq x), forall x, near x (moved (Num.sqrt r) x),
+      near eps (moved r eps)
+    & forall t v, (t < T)%N -> (v < V)%N ->
+      logits softmax T (llama d' F' (rnd (r * eps)) (power theta (K'%:R / K%:R))
+        (@grow A d _ round_weight k s)) tok t v
+      = logits softmax T (llama d F (moved r eps) theta (moved_all k)) tok t v].
+Proof.
+move=> K_even K'_even sP; have r_neq0 : r != 0 by rewrite gt_eqF.
+split=> [x|x||t v t_lt v_lt]; try exact: moved_near.
+have [eP _ _] := rotary_halves_map K_even K'_even K_le.
+apply: (@decoder_logits A softmax T (fun=> True) V id _ _ id id c id) => //.
+apply: (written_is_growth (e := splitmap K K') (c := c)) => //.
+- by move=> w z i; apply: rope_c.
+- by move=> z; apply: full_rotary_pads; rewrite ?oppr0 // => i _; rewrite frequency_kept.
+- by apply/List.Forall_forall.
+- by move=> v0 _; apply/pad_padded/emb_id.
+- rewrite -(map_id s); apply: (deeper_map (Q := fun=> True)) sP => [l _ _ ->|//|].
+    split; try exact: moved_norm; last exact: grow_mlp_scattered.
+    have [[q q0] [b b0] kS bkS vS bvS oS boS] := @grow_attn_scattered A d d'
+      (splitmap K K') (fun x => rnd (c x)) D_le G_le Rp_le eP (attw l).
+    have cE x : rnd (c x) = c (moved cq x) := esym (movedK x cq_neq0).
+    split=> //; first by split=> // o i o_lt i_lt; rewrite q // [RHS]/= -cE.
+    by split=> // o o_lt; rewrite b // [RHS]/= -cE.
+  exact/List.Forall_forall.
+- exact: moved_norm.
+by move=> v0 i _ i_lt /=; rewrite (pad_at _ (emb_id D_le)).
+Qed.
+
+End Rounded.
 
 (** MAIN 8 stablelm_lossless: For every StableLm, sequential or parallel, with
     rotary on any part of its heads, every size that does not shrink, every
@@ -235,17 +340,17 @@ apply: (@layernorm_decoder_lossless R softmax T V id _ id id id c id m) => //.
 - apply: Forall_map => l; split=> // [||u]; try exact: blind_ln.
   exact: partial_rotary_pads.
 - exact: blind_ln.
-rewrite mE; apply: (grow_is_growth (e := id) (c := c)) sP => //=.
+rewrite mE; apply: (grow_is_growth (e := id) (c := c)) => //=.
 - exact: emb_id.
 - by move=> u w i; apply: rope_c.
 - by move=> u; apply: partial_rotary_pads.
-- move=> z x x' x0 xP; apply: layernorm_zero_mean => //; first exact: emb_id.
-    exact: grow_weightE.
-  exact/pad_padded/emb_id.
 - by move=> i; apply: mean_centre.
-apply: Forall_map => l; rewrite -/(stablelm d F eps theta n par _) -mE.
-pose l0 : layer A := @layer_of A _ (layernorm D eps) (rope theta n) mask par l.
-by split=> [x u|x]; [apply: (P_att l0 x u) | apply: (P_ff l0 x)].
+- apply: Forall_map => l; rewrite -/(stablelm d F eps theta n par _) -mE.
+  pose l0 : layer A := @layer_of A _ (layernorm D eps) (rope theta n) mask par l.
+  by split=> [x u|x]; [apply: (P_att l0 x u) | apply: (P_ff l0 x)].
+move=> z x x' x0 xP; apply: layernorm_zero_mean => //; first exact: emb_id.
+  exact: grow_weightE.
+exact/pad_padded/emb_id.
 Qed.
 
 End Families.

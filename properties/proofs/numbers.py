@@ -15,23 +15,23 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from growproof import decoder
-from growproof.layout import tensors
+from growproof import clone as eager
+from growproof.decoder import Decoder, Kind, Rotary
 from growproof.padding import State
-from growproof.shape import Rotary, Shape
+from growproof.table import tensors
 from torch import Tensor
 
 Table = list[list[int]]
 LENGTH, HEAD_DIM = 4, 4
-ATTENTION = [f"self_attn.{x}_proj" for x in "qkvo"]
-MLP = [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+ATTENTION = [*"qkvo"]
+MLP = ["gate", "up", "down"]
 
 
 @dataclass(frozen=True)
 class Case:
     """A small model with whole weights, the tokens it reads, and its cosines and sines."""
 
-    shape: Shape
+    d: Decoder
     state: State
     ids: Tensor
     cos: Tensor
@@ -52,23 +52,27 @@ def draw(seed: int) -> Case:
     groups, repeats = rng.choice((1, 2)), rng.choice((1, 2, 3))
     hidden = groups * repeats * (HEAD_DIM if not llama else rng.choice((1, 2)))
     dims = HEAD_DIM if llama else rng.choice((2, 4))
-    shape = Shape(
-        family="llama" if llama else "stablelm", vocab=5, hidden=hidden,
-        heads=groups * repeats, groups=groups, head_dim=HEAD_DIM, mlp=rng.choice((2, 3)),
-        layers=rng.choice((1, 2)), eps=1e-5, norm_size=hidden, activation="silu",
-        rotary=Rotary(theta=1e4, dims=dims), qkv_bias=some(), o_bias=llama and some(),
-        mlp_bias=llama and some(), parallel=not llama and some(), tied=some(),
-        qk_norm=not llama and some(),
+    layers, parallel = rng.choice((1, 2)), not llama and some()
+    biases = {*("qkv" if some() else ""), *("o" if llama and some() else "")}
+    if llama and some():
+        biases |= {*MLP}
+    d = Decoder(
+        vocab=5, hidden=hidden, heads=groups * repeats, groups=groups, head_dim=HEAD_DIM,
+        mlp=rng.choice((2, 3)), layers=layers, eps=1e-5, norm_size=hidden,
+        kinds=(Kind(rotary=Rotary(theta=1e4, dims=dims)),) * layers, split=llama,
+        norm="rms" if llama else "layer", biases=frozenset(biases),
+        parallel=int(parallel), tied=some(),
+        qk_norm="head" if not llama and some() else "",
     )  # fmt: skip
-    state = {name: whole(*size) for name, size in tensors(shape)}
-    ids = torch.randint(0, shape.vocab, (1, LENGTH), generator=gen)
-    return Case(shape, state, ids, whole(LENGTH, dims // 2), whole(LENGTH, dims // 2))
+    state = {name: whole(*size) for name, size in tensors(d)}
+    ids = torch.randint(0, d.vocab, (1, LENGTH), generator=gen)
+    return Case(d, state, ids, whole(LENGTH, dims // 2), whole(LENGTH, dims // 2))
 
 
 # The clone, with the stand-ins of Integers.v
 
 
-def soft(scores: Tensor, _: object) -> Tensor:
+def soft(scores: Tensor) -> Tensor:
     """Integers.v's `soft`; scores come divided by √4, the stand-in takes them whole."""
     seen = ~torch.isneginf(scores)
     whole = torch.where(seen, 2 * scores, 0.0)
@@ -93,9 +97,9 @@ def stand_ins(case: Case) -> Iterator[None]:
     turned = (case.cos, case.sin)
     with (
         patch.multiple(
-            decoder, softmax=soft, normalise=mixed, rotation=lambda *_: turned
+            eager, softmax=soft, normalise=mixed, rotation=lambda *_: turned
         ),
-        patch.dict(decoder.ACTIVATIONS, silu=bend),
+        patch.dict(eager.ACTIVATIONS, silu=bend),
     ):
         yield
 
@@ -103,7 +107,7 @@ def stand_ins(case: Case) -> Iterator[None]:
 def clone(case: Case) -> Table:
     """The clone's logits, (T, V). Raises ValueError where they are not whole numbers."""
     with stand_ins(case):
-        logits = decoder.forward(case.shape, case.state, case.ids)["logits"][0]
+        logits = eager.forward(case.d, case.state, case.ids)["logits"][0]
     if not bool((logits == logits.round()).all()) or float(logits.abs().max()) > 2**52:
         raise ValueError(f"not whole numbers below 2^52: {logits}")
     return logits.long().tolist()
@@ -134,38 +138,34 @@ def coq(x: object) -> str:
 
 def term(case: Case) -> str:
     """The raw_model of Integers.v."""
-    s, state = case.shape, case.state
+    d, state = case.d, case.state
 
     def linear(name: str) -> tuple[Tensor, Tensor]:
         w = state[f"{name}.weight"]
         return w, state.get(f"{name}.bias", torch.zeros(len(w)))
 
     def heads(name: str) -> list[Tensor]:
-        count = s.groups if ".k_" in name else s.heads
-        return [state[f"{name}.norms.{h}.weight"] for h in range(count)] * s.qk_norm
+        return list(state[f"{name}.weight"].view(-1, HEAD_DIM))
 
     def norm(name: str) -> str:
         return f"(Some {coq(linear(name))})"
 
     def layer(i: int) -> str:
-        p = f"model.layers.{i}."
-        second = "input" if s.parallel else "post_attention"
-        q, k = (
-            coq(heads(f"{p}self_attn.{x}_layernorm")) if s.qk_norm else "[::]"
-            for x in "qk"
-        )
+        p = f"layers.{i}."
+        second = "attn" if d.parallel else "mlp"
+        q, k = (coq(heads(f"{p}{x}_norm")) if d.qk_norm else "[::]" for x in "qk")
         return (
-            f"Raw {norm(p + 'input_layernorm')} None {norm(f'{p}{second}_layernorm')} "
+            f"Raw {norm(p + 'attn_norm')} None {norm(f'{p}{second}_norm')} "
             f"None {q} {k} {LENGTH}%nat {coq([linear(p + x) for x in ATTENTION])} "
             f"{coq([linear(p + x) for x in MLP])}"
         )
 
-    sizes = f"(Dims {s.hidden} {s.groups} {s.repeats} {s.head_dim})%nat {s.mlp}%nat"
-    head = "model.embed_tokens" if s.tied else "lm_head"
+    sizes = f"(Dims {d.hidden} {d.groups} {d.repeats} {d.head_dim})%nat {d.mlp}%nat"
+    head = "embed" if d.tied else "head"
     return (
-        f"RawModel {sizes} {s.rotary.dims}%nat true {coq(s.parallel)} 1 1 "
-        f"{coq(case.cos)} {coq(case.sin)} {coq(state['model.embed_tokens.weight'])} None "
-        f"[:: {'; '.join(map(layer, range(s.layers)))}] {norm('model.norm')} "
+        f"RawModel {sizes} {d.rotary.dims}%nat true {coq(d.parallel > 0)} 1 1 "
+        f"{coq(case.cos)} {coq(case.sin)} {coq(state['embed.weight'])} None "
+        f"[:: {'; '.join(map(layer, range(d.layers)))}] {norm('final_norm')} "
         f"{coq(linear(head))}"
     )
 

@@ -13,8 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from growproof import decoder
-from growproof.layout import head_dim_map, heads_map
+import torch
+from growproof import clone as decoder
+from growproof.table import head_dim_map, heads_map
 from torch import Tensor
 
 from .claims import FOLDER, built, claims, claims_of
@@ -195,7 +196,7 @@ def maps(build: Build) -> list[list[int]]:
 
 
 def test_python_maps_are_the_proved_maps(build: Build) -> None:
-    """growproof.layout's maps, on thousands of shapes, are those of AxisMaps.v."""
+    """growproof.table's maps, on thousands of shapes, are those of AxisMaps.v."""
     checked = {0: 0, 1: 0, 2: 0}
     for tag, groups, repeats, repeats_new, k, k_new, flag, *proved in maps(build):
         split = bool(flag)
@@ -234,16 +235,22 @@ def turned_back(x: Tensor, cos: Tensor, sin: Tensor, turn: Any = decoder.rotate)
 
 
 def without_o_bias(layer: Any, name: str, x: Tensor, run: Any = decoder.Layer.linear):
-    """A linear layer that forgets the bias of o_proj."""
+    """A linear layer that forgets the bias of o."""
     y, lost = run(layer, name, x), layer.weight(f"{name}.bias")
-    return y if lost is None or "o_proj" not in name else y - lost
+    return y if lost is None or name != "o" else y - lost
+
+
+def sees_the_next(length: int, window: Any, device: Any) -> Tensor:
+    """A mask that lets each position look one ahead."""
+    del window
+    return torch.ones(length, length, dtype=torch.bool, device=device).triu(2)
 
 
 FAULTS = {
     "rotary": (decoder, "rotate", turned_back),
     "bias": (decoder.Layer, "linear", without_o_bias),
     "tiled": (Tensor, "repeat_interleave", lambda x, n, dim: x.repeat(1, n, 1, 1)),
-    "mask": (Tensor, "triu", lambda x, k, triu=Tensor.triu: triu(x, k + 1)),
+    "mask": (decoder, "unseen", sees_the_next),
 }
 
 

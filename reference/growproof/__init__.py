@@ -1,38 +1,43 @@
 """Growing a trained transformer without changing its function, and proof that it did.
 
-`grow(model, target)` enlarges a transformers StableLm or Llama. The pure-torch core
-(shape, layout, grow, arithmetic, decoder) needs no transformers.
+`grow(model, target)` enlarges a transformers causal LM. The pure-torch core (decoder,
+growth, table, padding, clone) needs no transformers.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from growproof.decoder import forward
+from growproof.clone import forward
+from growproof.decoder import Decoder, GrowthError
+from growproof.growth import Growth, Policies, plan
 from growproof.ordered import NotOrdered, ordered
 from growproof.padding import grow_state, shrink_state
-from growproof.shape import Growth, GrowthError, Shape, plan
 
 if TYPE_CHECKING:
+    from growproof.families import register
     from growproof.models import grow, shrink
 
 __all__ = [
+    "Decoder",
     "Growth",
     "GrowthError",
     "NotOrdered",
-    "Shape",
+    "Policies",
     "forward",
     "grow",
     "grow_state",
     "ordered",
     "plan",
+    "register",
     "shrink",
     "shrink_state",
 ]
+LATER = {"grow": "models", "shrink": "models", "register": "families"}
 
 
 def __getattr__(name: str) -> Any:
     """Import transformers only when a model is to be grown."""
-    if name in ("grow", "shrink"):
-        from growproof import models
+    if name in LATER:
+        from importlib import import_module
 
-        return getattr(models, name)
+        return getattr(import_module(f"growproof.{LATER[name]}"), name)
     raise AttributeError(f"module 'growproof' has no attribute {name!r}")

@@ -9,6 +9,7 @@ is run: the model class follows from `model_type`.
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -26,10 +27,18 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import dynamic_module_utils
 
-from growproof.layout import tensors
-from growproof.models import CLASSES, config_of, plan_model
-from growproof.padding import check, grown
-from growproof.shape import Depth, Fill, Growth, GrowthError, NormPolicy
+from growproof.decoder import GrowthError
+from growproof.families import family_of
+from growproof.growth import Growth, Policies
+from growproof.models import (
+    config_class,
+    config_of,
+    decoder_of,
+    model_class,
+    plan_model,
+)
+from growproof.padding import Grown, check
+from growproof.vocabulary import suppressed
 
 # untyped: Any stands for the module
 hub: Any = transformers
@@ -39,6 +48,11 @@ storage: Any = safetensors.torch
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# buffers that older versions of transformers saved
+LEGACY = re.compile(
+    r".*rotary_emb\.inv_freq|.*\.attn\.(bias|masked_bias)"
+    r"|.*attention\.(bias|masked_bias)"
+)
 SHARD_BYTES = 4_000_000_000
 # what a model directory holds beside its weights and its config; never *.py
 COMPANIONS = (
@@ -79,10 +93,7 @@ def grow_checkpoint(
     destination: str | Path,
     target: Mapping[str, int],
     *,
-    norm: NormPolicy | None = None,
-    fill: Fill = "zeros",
-    depth: Depth = "append",
-    seed: int = 0,
+    policies: Policies | None = None,
     dtype: torch.dtype | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -90,8 +101,8 @@ def grow_checkpoint(
 ) -> Growth:
     """Write to `destination` a larger model that computes what `source` does.
 
-    source: a directory with safetensors, or a `.gguf` file of a Llama. target, norm,
-    fill, depth, seed: as for `growproof.grow`. dtype: of the stored parameters (default:
+    source: a directory with safetensors, or a `.gguf` file. target, policies:
+    as for `growproof.grow`. dtype: of the stored parameters (default:
     that of each source tensor); a wider one is taken before growing and a narrower one
     after it, so that every parameter is rounded once. force: replace a checkpoint that
     is at `destination`, once the new one is complete. shard_bytes: the largest file.
@@ -107,18 +118,16 @@ def grow_checkpoint(
         raise GrowthError(f"a shard must hold at least one byte, got {shard_bytes}")
     with opened(source, scratch=destination.absolute().parent) as directory:
         config = read_config(directory)
-        growth = plan_model(
-            config, target, norm=norm, fill=fill, depth=depth, seed=seed
-        )
-        state = read_weights(directory, tied=growth.old.tied)
+        growth = plan_model(config, target, policies)
+        state = read_weights(directory, config)
         check(state, growth.old)
         new_config = config_of(config, growth)
-        stored = state["model.embed_tokens.weight"].dtype
+        stored = state["embed.weight"].dtype
         new_config.dtype = dtype or getattr(config, "dtype", None) or stored
+        bigger = Grown(state.map(lambda _, x: widened(x, dtype)), growth)
         with replacing(destination, force=force) as fresh:
             bar = tqdm(
-                grown(state.map(lambda _, x: widened(x, dtype)), growth),
-                total=sum(1 for _ in tensors(growth.new)),
+                family_of(config).write(bigger, growth.new, disk=True),
                 desc="growing",
                 unit="tensor",
                 disable=None if progress is None else not progress,
@@ -131,6 +140,7 @@ def grow_checkpoint(
                 )
             write_config(new_config, fresh)
             copy_companions(directory, fresh)
+            suppress_new_tokens(fresh, new_config, growth)
     return growth
 
 
@@ -168,22 +178,13 @@ def convert_gguf(source: Path, directory: Path) -> None:
             raise GrowthError(f"{source} does not begin as a GGUF file does")
     where: dict[str, Any] = {"gguf_file": source.name}
     config = hub.AutoConfig.from_pretrained(source.parent, **where)
-    model = model_class(config.model_type).from_pretrained(source.parent, **where)
+    model = model_class(config).from_pretrained(source.parent, **where)
     # what was read is plain float32: nothing is quantised any more
     model.hf_quantizer = None
     del model.config.quantization_config
     model.save_pretrained(directory)
     tokenizer = hub.AutoTokenizer.from_pretrained(source.parent, **where)
     tokenizer.save_pretrained(directory)
-
-
-def model_class(model_type: str) -> Any:
-    """The model class of a model type. Raises GrowthError for one not in the table."""
-    if model_type not in CLASSES:
-        raise GrowthError(
-            f"growproof knows {', '.join(CLASSES)}, got model type {model_type!r}"
-        )
-    return CLASSES[model_type][1]
 
 
 def read_config(directory: Path) -> Any:
@@ -199,22 +200,42 @@ def read_config(directory: Path) -> Any:
         raise GrowthError(
             f"{directory / 'config.json'} is no model's config: {error!r}"
         ) from None
-    cls = model_class(model_type)
+    cls = config_class(str(model_type))
     if raw.get("quantization_config"):
         raise GrowthError(
             f"{directory} holds quantised weights, which have no room to be scaled: "
             "save a dequantised copy first (model.dequantize(), save_pretrained)"
         )
-    return cls.config_class.from_pretrained(directory)
+    return cls.from_pretrained(directory)
 
 
-def read_weights(directory: Path, *, tied: bool) -> Lazy:
-    """The parameters in `directory`, each read from its file at access.
+def read_weights(directory: Path, config: Any) -> Lazy:
+    """The canonical parameters in `directory`, each read from its file at access.
 
-    Legacy extras are left out: rotary frequencies, and where the model is tied an
-    lm_head equal to the embedding. Raises GrowthError where there are no safetensors
+    Legacy extras are left out: rotary frequencies, causal masks, and where the model is
+    tied a head equal to the embedding. Raises GrowthError where there are no safetensors
     (a pickle is never read), and for integer or 8-bit weights.
     """
+    family, d = family_of(config), decoder_of(config)
+    files = stored_tensors(directory)
+    index = family.index(files, d)
+
+    def load(name: str) -> Tensor:
+        return index[name].load(lambda stored: files[stored].get_tensor(stored), d)
+
+    if d.tied and "head.weight" in index:
+        if not torch.equal(load("head.weight"), load("embed.weight")):
+            raise GrowthError(
+                f"config.json in {directory} ties lm_head to the embedding, but the "
+                "weights hold two different ones: set tie_word_embeddings to false, or "
+                f"remove {index['head.weight'].pieces[0]}"
+            )
+        del index["head.weight"]
+    return Lazy(index.keys(), load)
+
+
+def stored_tensors(directory: Path) -> dict[str, Any]:
+    """Stored name → the open file that holds it, but for what legacy code left there."""
     files: dict[str, Any] = {}
     for path in weight_files(directory):
         try:
@@ -224,25 +245,16 @@ def read_weights(directory: Path, *, tied: bool) -> Lazy:
                 f"{path} is no complete safetensors file: {error}"
             ) from None
         for name in cast("list[str]", file.keys()):
-            if not name.endswith("rotary_emb.inv_freq"):
-                files[name] = file
-    state = Lazy(files.keys(), lambda name: files[name].get_tensor(name))
-    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if tied and head in files and embedding in files:
-        if not torch.equal(state[head], state[embedding]):
-            raise GrowthError(
-                f"config.json in {directory} ties lm_head to the embedding, but the "
-                "weights hold two different ones: set tie_word_embeddings to false, or "
-                f"remove {head}"
-            )
-        del files[head]
-    for name, x in state.items():
-        if not x.is_floating_point() or x.element_size() < 2:
-            raise GrowthError(
-                f"{name} is stored as {x.dtype}, a quantised format, which has no room "
-                "to be scaled: save a dequantised copy first"
-            )
-    return state
+            if LEGACY.fullmatch(name):
+                continue
+            dtype = str(file.get_slice(name).get_dtype())
+            if dtype not in ("F64", "F32", "F16", "BF16"):
+                raise GrowthError(
+                    f"{name} is stored as {dtype}, a quantised format, which has no room "
+                    "to be scaled: save a dequantised copy first"
+                )
+            files[name] = file
+    return files
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -300,7 +312,7 @@ def write_weights(
 
 def write_config(config: Any, directory: Path) -> None:
     """Save the config; a masked model's with its modelling code beside it."""
-    cls = model_class(config.model_type)
+    cls = model_class(config)
     config.architectures = [cls.__name__]
     if hasattr(config, "auto_map"):
         del config.auto_map  # it names code of the source, which is not copied
@@ -316,6 +328,27 @@ def copy_companions(source: Path, directory: Path) -> None:
         for path in source.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, directory / path.name)
+
+
+def config_at(source: str | Path) -> Any:
+    """The config of a checkpoint directory or a .gguf file, without its weights."""
+    path = Path(source)
+    if path.is_file() and path.suffix == ".gguf":
+        return hub.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    return read_config(path)
+
+
+def suppress_new_tokens(directory: Path, config: Any, growth: Growth) -> None:
+    """Have the generation config suppress the new tokens, beside those of before."""
+    if growth.new.vocab == growth.old.vocab:
+        return
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        hub.GenerationConfig.from_model_config(config).save_pretrained(directory)
+    fields = json.loads(path.read_text("utf-8"))
+    fields["suppress_tokens"] = suppressed(growth, fields.get("suppress_tokens"))
+    fields.pop("_from_model_config", None)  # else transformers may derive it anew
+    path.write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
 
 
 def refuse_overwriting(source: Path, destination: Path, *, force: bool) -> None:

@@ -1,4 +1,4 @@
-"""growproof: grow a checkpoint, verify a growth, check a grower.
+"""growproof: grow or fit a checkpoint, verify a growth, check a grower.
 
 Exit codes are pytest's: 0 conforms, 1 violates, 4 bad input or usage; 130 interrupted.
 """
@@ -13,28 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-OK, VIOLATED, USAGE, INTERRUPTED = 0, 1, 4, 130
+from growproof.commands import OK, SIZES, fit, grow, verify
+
+USAGE, INTERRUPTED = 4, 130
 NOTHING_COLLECTED = 5  # pytest's code for it
-SIZES = {
-    "hidden_size": "D', width of the residual stream",
-    "num_attention_heads": "H', query heads",
-    "num_key_value_heads": "G', key/value heads",
-    "head_dim": "K', lanes of a head (Llama; a StableLm's is hidden_size / heads)",
-    "intermediate_size": "F', width of the MLP",
-    "num_hidden_layers": "L', layers",
-}
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 # subcommands that hand their arguments on, unread
 FORWARDED = {
-    "power": "power: which laws reject which known-bad growers",
-    "certify": "certificates: a growth, certified for all weights",
-    "report": "report: the page of the last runs",
-}
-MODULES = {
-    "power": "power.detection",
-    "certify": "certify.command",
-    "report": "errors.report",
+    "power": ("power.detection", "which laws reject which known-bad growers"),
+    "certify": ("certify.command", "a growth, certified for all weights"),
+    "report": ("errors.report", "the page of the last runs"),
 }
 
 
@@ -50,9 +39,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    asks_help = len(arguments) > 1 and arguments[1] in ("-h", "--help")
     try:
-        if arguments[:1] == ["check"] and not asks_help:
+        if arguments[:1] == ["check"]:
             return check(arguments[1:])
         if arguments and arguments[0] in FORWARDED:
             return forward(arguments[0], arguments[1:])
@@ -72,17 +60,15 @@ def parser() -> Parser:
         prog="growproof",
         description="Grow a trained transformer, and prove that it is the same function.",
     )
+    top.add_argument("--version", action="version", version=versions())
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     add_grow(commands)
+    add_fit(commands)
     add_verify(commands)
     commands.add_parser(
-        "check",
-        usage="growproof check [MODULE:CALLABLE] [pytest arguments]",
-        help="run the laws against a grower (default growproof:grow)",
-        description="Run the laws against a grower. Further arguments go to pytest: "
-        "-k attention, -m lossless, -n 2, --junitxml FILE, …",
+        "check", help="run the laws against a grower (default growproof:grow)"
     )
-    for name, text in FORWARDED.items():
+    for name, (_, text) in FORWARDED.items():
         commands.add_parser(name, help=text, add_help=False)
     return top
 
@@ -92,15 +78,35 @@ def add_grow(commands: Any) -> None:
     p = commands.add_parser(
         "grow",
         help="write a larger checkpoint that computes the same function",
-        description="Grow a StableLm or Llama checkpoint. A size left out is kept.",
+        description="Grow a checkpoint. A size left out is kept.",
     )
     p.add_argument("source", type=Path, help="checkpoint directory or .gguf file")
     p.add_argument("destination", type=Path, help="directory to write")
     for name, text in SIZES.items():
         p.add_argument("--" + name.replace("_", "-"), type=int, metavar="N", help=text)
     p.add_argument(
+        "--depth",
+        default="append",
+        metavar="WHERE",
+        help="where new layers go: append, prepend, interleave, or every:N for one "
+        "behind every N-th (default: append)",
+    )
+    p.add_argument(
+        "--spread",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pad the MLP in N equal blocks, each at its end (default: 1)",
+    )
+    add_policies(p)
+    p.set_defaults(run=grow)
+
+
+def add_policies(p: argparse.ArgumentParser) -> None:
+    """The options of whatever writes a grown checkpoint."""
+    p.add_argument(
         "--norm",
-        choices=("scaled", "centred", "masked"),
+        choices=("scaled", "centred", "averaged", "masked"),
         help="how the norms keep their statistics (default: the exact one)",
     )
     p.add_argument(
@@ -110,10 +116,10 @@ def add_grow(commands: Any) -> None:
         help="new entries: all zero, or so that they train (default: zeros)",
     )
     p.add_argument(
-        "--depth",
-        choices=("append", "interleave"),
-        default="append",
-        help="where new layers go (default: append)",
+        "--rotary",
+        choices=("parted", "between"),
+        help="new lanes of a head: behind each half, with a larger rope_theta, or "
+        "between the old ones (default: between, at a multiple of head_dim)",
     )
     p.add_argument("--seed", type=int, default=0, help="of --fill trainable")
     p.add_argument("--dtype", choices=DTYPES, help="of the stored parameters")
@@ -125,7 +131,62 @@ def add_grow(commands: Any) -> None:
         metavar="SIZE",
         help="largest file, such as 500MB (default: 4GB)",
     )
-    p.set_defaults(run=grow)
+
+
+def add_fit(commands: Any) -> None:
+    """The options of `growproof fit`."""
+    p = commands.add_parser(
+        "fit",
+        help="the least growth that makes a checkpoint run where it must",
+        description="Find the least exact growth (parameters, then key/value cache) "
+        "whose sizes divide as asked, print it, grow, and verify.",
+    )
+    p.add_argument("source", type=Path, help="checkpoint directory or .gguf file")
+    p.add_argument("destination", type=Path, help="directory to write")
+    p.add_argument(
+        "--tp",
+        type=int,
+        default=1,
+        metavar="N",
+        help="ranks among which heads and MLP are shared out; key/value heads are, or "
+        "ranks share them",
+    )
+    p.add_argument(
+        "--whole-kv-heads",
+        action="store_true",
+        help="no two ranks share a key/value head (transformers' own tp_plan)",
+    )
+    p.add_argument(
+        "--block",
+        type=int,
+        default=1,
+        metavar="N",
+        help="divides hidden_size, and the MLP of each rank (quantisation, kernels)",
+    )
+    p.add_argument(
+        "--block-heads",
+        action="store_true",
+        help="and the heads of each rank, which the output projection reads",
+    )
+    p.add_argument(
+        "--head-dim",
+        type=whole_numbers,
+        default=(),
+        metavar="N[,N…]",
+        help="sizes that are supported (default: the one it has)",
+    )
+    p.add_argument("--vocab-multiple", type=int, default=1, metavar="N")
+    p.add_argument(
+        "--max-growth", type=float, metavar="X", help="most parameters, times the old"
+    )
+    p.add_argument("--dry-run", action="store_true", help="print the plan, and stop")
+    p.add_argument(
+        "--spread",
+        action="store_true",
+        help="pad the MLP of each rank at its end, not the whole",
+    )
+    add_policies(p)
+    p.set_defaults(run=fit, text=None, tokens=512, measure=True, json=None)
 
 
 def add_verify(commands: Any) -> None:
@@ -133,94 +194,68 @@ def add_verify(commands: Any) -> None:
     p = commands.add_parser(
         "verify",
         help="is DESTINATION the same function as SOURCE, whatever made it?",
-        description="Compare two checkpoints: structure, logits and loss on a text. "
-        "Exit 1 where they are not the same function within the budget.",
+        description="Compare two checkpoints, of any family: every entry is accounted "
+        "for, or else logits and loss are measured on a text. Exit 1 where they are not "
+        "the same function.",
     )
     p.add_argument("source", type=Path, help="checkpoint directory or .gguf file")
     p.add_argument("destination", type=Path, help="what was grown from it")
     p.add_argument("--text", type=Path, help="UTF-8 file (default: Python's licence)")
     p.add_argument("--tokens", type=int, default=512, help="how many (default: 512)")
+    p.add_argument(
+        "--measure",
+        action="store_true",
+        help="run both, even if every entry is accounted for (as --text does)",
+    )
     p.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     p.set_defaults(run=verify)
 
 
-def grow(options: argparse.Namespace) -> int:
-    """`growproof grow`: write the checkpoint, say what became of the sizes."""
-    quiet_transformers()
-    import torch
-
-    from growproof.checkpoints import grow_checkpoint
-    from growproof.layout import count
-    from growproof.models import SIZES as FIELDS
-
-    target = {name: getattr(options, name) for name in SIZES}
-    target = {name: size for name, size in target.items() if size is not None}
-    if not target and not options.dtype:
-        raise ValueError("nothing to grow: give at least one size, see grow --help")
-    growth = grow_checkpoint(
-        options.source,
-        options.destination,
-        target,
-        norm=options.norm,
-        fill=options.fill,
-        depth=options.depth,
-        seed=options.seed,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        force=options.force,
-        shard_bytes=options.shard_size,
-    )
-    for name, field in FIELDS.items():
-        before, after = getattr(growth.old, field), getattr(growth.new, field)
-        arrow = f" → {after:,}" if after != before else ""
-        print(f"{name:<20} {before:,}{arrow}")
-    print(f"{'parameters':<20} {count(growth.old):,} → {count(growth.new):,}")
-    print(f"{'norm, fill':<20} {growth.norm}, {growth.fill}")
-    print(f"\nwritten to {options.destination}; now see for yourself:")
-    print(f"growproof verify {options.source} {options.destination}")
-    return OK
-
-
-def verify(options: argparse.Namespace) -> int:
-    """`growproof verify`: print the table, exit by its verdict."""
-    quiet_transformers()
-    from growproof.verify import render, verify
-
-    text = options.text.read_text("utf-8") if options.text else None
-    result = verify(
-        options.source, options.destination, text=text, tokens=options.tokens
-    )
-    render(result)
-    if options.json:
-        options.json.write_text(result.to_json(), "utf-8")
-    return OK if result.same else VIOLATED
-
-
 def check(arguments: Sequence[str]) -> int:
     """`growproof check`: pytest on the laws, in a process of its own."""
-    rest = list(arguments)
     laws, prefix = suite()
-    command = [sys.executable, "-m", "pytest"]
-    if "-m" not in rest:  # the laws, not the suite's tests of itself
-        command += ["-m", "law"]
-    if rest and re.fullmatch(r"[\w.]+:[\w.]+", rest[0]):
-        command += ["--grower", rest.pop(0)]
+    if str(laws.parent) not in sys.path and prefix == "properties":
+        sys.path.insert(0, str(laws.parent))
+    options = importlib.import_module(f"{prefix}.gate.command")
+    words = options.read(list(arguments))
+    if words is None:
+        return OK
     ini = Path(__file__).with_name("pytest.ini")
-    command += [
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
         "-c",
         str(ini),
-        f"--rootdir={laws.parent}",
         "-p",
         f"{prefix}.gate.plugin",
     ]
-    if "no:cacheprovider" not in rest:  # a wheel's own folder may be read-only
+    command += [f"--rootdir={laws.parent}", *words]
+    if "no:cacheprovider" not in words:  # a wheel's own folder may be read-only
         command += ["-o", f"cache_dir={Path.cwd() / '.pytest_cache'}"]
-    if not any(is_within(argument, laws) for argument in rest):
+    if not any(is_within(word, laws) for word in words):
         command.append(str(laws))
     # xdist workers do not get the current directory from `python -m`
     here = [os.getcwd(), *((str(laws.parent),) if prefix == "properties" else ())]
     path = os.pathsep.join(filter(None, (*here, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(command + rest, env=os.environ | {"PYTHONPATH": path})
-    return USAGE if done.returncode == NOTHING_COLLECTED else done.returncode
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path})
+    if done.returncode == NOTHING_COLLECTED:
+        print(f"growproof: {options.nothing(words)}", file=sys.stderr)
+        return USAGE
+    return done.returncode
+
+
+def versions() -> str:
+    """growproof's version, and of what its verdicts depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    told: list[str] = []
+    for name in ("growproof", "torch", "transformers", "hypothesis", "pytest"):
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            told.append(f"{name} not installed")
+    return ", ".join(told)
 
 
 def is_within(argument: str, laws: Path) -> bool:
@@ -231,7 +266,7 @@ def is_within(argument: str, laws: Path) -> bool:
 
 def forward(name: str, arguments: Sequence[str]) -> int:
     """`growproof power`, `certify`, `report`: the suite's own command."""
-    module = importlib.import_module(f"{suite()[1]}.{MODULES[name]}")
+    module = importlib.import_module(f"{suite()[1]}.{FORWARDED[name][0]}")
     return module.main(list(arguments)) or OK
 
 
@@ -254,21 +289,19 @@ def suite() -> tuple[Path, str]:
     )
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """64,128: several sizes."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"sizes are such as 64,128, got {text}")
+    return tuple(map(int, text.split(",")))
+
+
 def byte_count(text: str) -> int:
     """500MB, 4GB, 123: how many bytes."""
     match = re.fullmatch(r"(\d+)\s*([KMG]?)B?", text.strip().upper())
     if not match or not int(match[1]):
         raise argparse.ArgumentTypeError(f"a size is such as 500MB or 4GB, got {text}")
     return int(match[1]) * UNITS[match[2]]
-
-
-def quiet_transformers() -> None:
-    """Only errors: its progress and load reports say nothing that ours do not."""
-    from transformers.utils import logging
-
-    quiet: Any = logging
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
 
 
 if __name__ == "__main__":

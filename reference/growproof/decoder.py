@@ -1,169 +1,185 @@
-"""The eager clone: a whole decoder as a function of (shape, weights, tokens).
+"""The normal form: one decoder of which every family is a value.
 
-It is StableLm and Llama in one, written to be read: every reshape, every divisor and
-every sum is in sight, and every intermediate value is returned by name (a *tap*). With
-ORDERED arithmetic zero-padding is exact in it, bit for bit; with BLAS it is fast.
-Everything runs in the dtype of the weights, softmax and rotary included, unlike
-transformers, which computes those (and Llama's norms) in float32.
+A `Decoder` says all that a decoder's function depends on but its weights. Nothing here
+knows a family, a config or a stored tensor.
+
+Dimension letters, here and everywhere: B batch, T tokens, D hidden size, H query heads,
+G key/value heads (groups), R = H / G query heads per group, K head_dim, F intermediate
+size, E experts, L layers, V vocabulary. A grown size has the suffix `_new` in code and a
+prime in prose.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from growproof.arithmetic import ACTIVATIONS, ORDERED, Arithmetic, softmax
-from growproof.padding import State
-from growproof.shape import Shape
-
-Taps = dict[str, Tensor]
+# rope types whose frequencies are a function of θ^(−2i/K) alone: they survive a larger
+# head_dim once θ' = θ^(K'/K). The others mix in head_dim or the sequence length.
+SURVIVING_ROPE_TYPES = ("default", "linear", "llama3")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """The weights below one prefix of a state dict, and the arithmetic to use them."""
-
-    shape: Shape
-    state: State
-    prefix: str
-    sums: Arithmetic
-
-    def weight(self, name: str) -> Tensor | None:
-        """The parameter of that name, or None where this decoder has none."""
-        return self.state.get(self.prefix + name)
-
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        """x Wᵀ + b: (…, in) → (…, out)."""
-        w, b = self.state[f"{self.prefix}{name}.weight"], self.weight(f"{name}.bias")
-        y = self.sums.matmul(x, w.mT)
-        return y if b is None else y + b
-
-    def norm(self, name: str, x: Tensor) -> Tensor:
-        """LayerNorm or RMSNorm over the residual, with its divisor in sight."""
-        w, b = self.state[f"{self.prefix}{name}.weight"], self.weight(f"{name}.bias")
-        return normalise(x, w, b, self.shape, self.shape.norm_size, self.sums)
+class GrowthError(ValueError):
+    """A growth that cannot be exact, or sizes that contradict each other."""
 
 
-def forward(
-    shape: Shape, state: State, tokens: Tensor, sums: Arithmetic = ORDERED
-) -> Taps:
-    """Every tap of a forward pass, in order; the last is `logits`, (B, T, V).
+@dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Rotary position embedding: its base θ, and how many of the K lanes it rotates."""
 
-    shape: the sizes. state: parameters by their transformers names, one floating dtype.
-    tokens: (B, T) int64, every position attended to (no padding).
+    theta: float
+    dims: int
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_positions: int = 8192
+
+    def frequencies(self) -> Tensor:
+        """θ^(−2i / dims), i < dims / 2, float64, rescaled as the rope type says."""
+        steps = torch.arange(0, self.dims, 2, dtype=torch.float64)
+        f = 1.0 / self.theta ** (steps / max(self.dims, 1))
+        if self.kind == "default":
+            return f
+        if self.kind == "linear":
+            return f / self.factor
+        if self.kind == "llama3":  # Llama 3.1: long waves slowed, short ones kept
+            turns = f * self.original_positions / (2 * math.pi)
+            low, high = self.low_freq_factor, self.high_freq_factor
+            kept = ((turns - low) / (high - low)).clamp(0, 1)
+            return (1 - kept) * f / self.factor + kept * f
+        raise GrowthError(
+            f"the clone has no rope type {self.kind!r}, only "
+            f"{', '.join(SURVIVING_ROPE_TYPES)}: compare through transformers instead"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What one layer may have otherwise than its neighbours.
+
+    rotary: None where the layer turns nothing. window: how many positions it looks back
+    on, itself included; None for all. sparse: experts in place of the MLP.
     """
-    top = Layer(shape, state, "model.", sums)
-    x = state["model.embed_tokens.weight"][tokens]
-    taps = {"embedding": x}
-    cos, sin = rotation(shape, tokens.shape[1], x)
-    for i in range(shape.layers):
-        layer = Layer(shape, state, f"model.layers.{i}.", sums)
-        inner = block(layer, x, cos, sin)
-        x = inner["residual"]
-        taps |= {f"layers.{i}.{name}": value for name, value in inner.items()}
-    taps["norm"] = top.norm("norm", x)
-    head = state["model.embed_tokens.weight" if shape.tied else "lm_head.weight"]
-    taps["logits"] = sums.matmul(taps["norm"], head.mT)
-    return taps
+
+    rotary: Rotary | None = None
+    window: int | None = None
+    sparse: bool = False
 
 
-def block(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Taps:
-    """One decoder layer: x (B, T, D) to its taps, `residual` (B, T, D) last."""
-    normed = layer.norm("input_layernorm", x)
-    taps = {"input_norm": normed} | attention(layer, normed, cos, sin)
-    if layer.shape.parallel:
-        taps |= mlp(layer, normed)
-        taps["residual"] = x + taps["attention"] + taps["mlp"]
-        return taps
-    x = x + taps["attention"]
-    taps["post_norm"] = layer.norm("post_attention_layernorm", x)
-    taps |= mlp(layer, taps["post_norm"])
-    taps["residual"] = x + taps["mlp"]
-    return taps
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """All that a decoder's function depends on but its weights.
 
+    kinds: one for each layer. split: rotary turns all K lanes in two halves, which part
+    as K grows. norm_size: the divisor of the norms over the residual, D or, in a
+    `masked` model, the hidden size before growing. norm_offset: norms multiply by this +
+    their weight. places: norms before, after ("post") or around ("both") a block.
+    parallel: 0 where attention and MLP follow each other, else the number of norms that
+    both, reading the same residual, have between them. qk_norm: over the K lanes of a
+    head with one weight ("lane") or one for each head ("head"), or over all heads
+    ("whole"). biases: the names of the linear maps that have one. root_embedding: the
+    embedding is multiplied by √D. score: multiplies q·k; None for 1/√K. caps: x becomes
+    c · tanh(x / c). renormalised: the weights of the chosen experts add up to one.
 
-def attention(layer: Layer, x: Tensor, cos: Tensor, sin: Tensor) -> Taps:
-    """Causal self-attention: x (B, T, D) to its taps, `attention` (B, T, D) last."""
-    shape, sums = layer.shape, layer.sums
-    q = layer.linear("self_attn.q_proj", x)  # B T H·K
-    k = layer.linear("self_attn.k_proj", x)  # B T G·K
-    v = layer.linear("self_attn.v_proj", x)  # B T G·K
-    taps = {"query": q, "key": k, "value": v}
-    qh = split(q, shape.heads)  # B H T K
-    kh, vh = split(k, shape.groups), split(v, shape.groups)  # B G T K
-    if shape.qk_norm:
-        qh = per_head_norm(layer, "self_attn.q_layernorm", qh)
-        kh = per_head_norm(layer, "self_attn.k_layernorm", kh)
-    qh, kh = rotate(qh, cos, sin), rotate(kh, cos, sin)
-    taps |= {"query_rotated": merge(qh), "key_rotated": merge(kh)}
-    # query head h reads the keys and values of group h // R
-    kh = kh.repeat_interleave(shape.repeats, dim=1)
-    vh = vh.repeat_interleave(shape.repeats, dim=1)
-    scores = sums.matmul(qh, kh.mT) / math.sqrt(shape.head_dim)  # B H T T
-    future = torch.ones_like(scores, dtype=torch.bool).triu(1)
-    probabilities = softmax(scores.masked_fill(future, -math.inf), sums)
-    context = merge(sums.matmul(probabilities, vh))  # B T H·K
-    taps |= {"scores": scores, "probabilities": probabilities, "context": context}
-    taps["attention"] = layer.linear("self_attn.o_proj", context)
-    return taps
-
-
-def mlp(layer: Layer, x: Tensor) -> Taps:
-    """The gated MLP, f(x Wgᵀ) · (x Wuᵀ): x (B, T, D) to its taps, `mlp` last."""
-    gate, up = layer.linear("mlp.gate_proj", x), layer.linear("mlp.up_proj", x)
-    activated = ACTIVATIONS[layer.shape.activation](gate) * up  # B T F
-    out = layer.linear("mlp.down_proj", activated)
-    return {"gate": gate, "up": up, "activated": activated, "mlp": out}
-
-
-def normalise(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    shape: Shape,
-    size: int,
-    sums: Arithmetic,
-) -> Tensor:
-    """w · (x − E x) / √(Var x + ε) + b over the last axis, with divisor `size`.
-
-    The mean leaves the first `size` lanes only (all of them, but in a `masked` model),
-    and RMSNorm leaves it in.
+    Raises GrowthError where sizes clash.
     """
-    if shape.layer_norm:
-        lanes = torch.arange(x.shape[-1], device=x.device) < size
-        x = x - sums.total(x) / size * lanes
-    variance = sums.total(x * x) / size
-    y = weight * (x / torch.sqrt(variance + shape.eps))
-    return y if bias is None else y + bias
 
+    vocab: int
+    hidden: int
+    heads: int
+    groups: int
+    head_dim: int
+    mlp: int
+    layers: int
+    eps: float
+    norm_size: int
+    kinds: tuple[Kind, ...]
+    split: bool = True
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    places: Literal["pre", "post", "both"] = "pre"
+    parallel: int = 0
+    qk_norm: Literal["", "lane", "head", "whole"] = ""
+    activation: str = "silu"
+    gated: bool = True
+    biases: frozenset[str] = frozenset()
+    root_embedding: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    score: float | None = None
+    score_cap: float | None = None
+    logit_cap: float | None = None
+    positions: int = 0
+    experts: int = 0
+    active: int = 0
+    expert_mlp: int = 0
+    renormalised: bool = True
+    tied: bool = False
 
-def per_head_norm(layer: Layer, name: str, x: Tensor) -> Tensor:
-    """StableLm's q/k layernorm: x (B, H, T, K), each head with a weight of its own."""
-    weights = [layer.weight(f"{name}.norms.{h}.weight") for h in range(x.shape[1])]
-    stacked = torch.stack([w for w in weights if w is not None])[:, None]  # H 1 K
-    return normalise(x, stacked, None, layer.shape, x.shape[-1], layer.sums)
+    def __post_init__(self) -> None:
+        for name in ("vocab", "hidden", "heads", "groups", "head_dim", "mlp", "layers"):
+            if getattr(self, name) < 1:
+                raise GrowthError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        if self.heads % self.groups:
+            raise GrowthError(
+                f"{self.heads} query heads cannot share {self.groups} key/value heads: "
+                "num_attention_heads must be a multiple of num_key_value_heads"
+            )
+        if len(self.kinds) != self.layers:
+            raise GrowthError(
+                f"{self.layers} layers need a kind each, got {len(self.kinds)}"
+            )
+        for kind in self.kinds:
+            dims = kind.rotary.dims if kind.rotary else 0
+            if dims % 2 or not 0 <= dims <= self.head_dim:
+                raise GrowthError(
+                    f"rotary embedding turns pairs of lanes, got {dims} of "
+                    f"{self.head_dim} lanes: the number must be even and at most head_dim"
+                )
 
+    @property
+    def repeats(self) -> int:
+        """R, the query heads that share one key/value head."""
+        return self.heads // self.groups
 
-def rotation(shape: Shape, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin of position × frequency, each (T, dims / 2), in float64, then cast."""
-    positions = torch.arange(length, dtype=torch.float64, device=like.device)
-    angles = positions[:, None] * shape.rotary.frequencies().to(like.device)
-    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+    @property
+    def rotary(self) -> Rotary:
+        """That of the first layer that turns anything; none has 0 lanes."""
+        found = (kind.rotary for kind in self.kinds if kind.rotary)
+        return next(found, Rotary(theta=1.0, dims=0))
 
+    @property
+    def norms(self) -> list[str]:
+        """The norms over the residual in a layer, in the order of the table."""
+        before = ["attn_norm", "mlp_norm"][: self.parallel or 2]
+        after = ["attn_out_norm", "mlp_out_norm"]
+        return {"pre": before, "post": after, "both": before + after}[self.places]
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn lane pairs (k, k + dims / 2) of x (B, H, T, K); lanes past dims pass."""
-    half = cos.shape[-1]
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+    @property
+    def score_scale(self) -> float:
+        """What multiplies q·k: the config's own scale, or 1/√K."""
+        return self.head_dim**-0.5 if self.score is None else self.score
 
+    @property
+    def partial_rotary_factor(self) -> float:
+        """A factor f with int(K · f) = dims, which dims / K can miss by one.
 
-def split(x: Tensor, heads: int) -> Tensor:
-    """(B, T, H·K) → (B, H, T, K): the article's view and transpose."""
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
+        >>> int(98 * (0.25 * 64 / 98))
+        15
+        """
+        dims = self.rotary.dims
+        f = dims / self.head_dim
+        return f if int(self.head_dim * f) == dims else math.nextafter(f, 2)
 
-
-def merge(x: Tensor) -> Tensor:
-    """(B, H, T, K) → (B, T, H·K)."""
-    return x.transpose(1, 2).flatten(2)
+    def layers_that(self, sparse: bool | None) -> Iterator[int]:
+        """The layers with experts, or those without; None for all."""
+        for i, kind in enumerate(self.kinds):
+            if sparse is None or kind.sparse == sparse:
+                yield i

@@ -1,20 +1,21 @@
-"""transformers models in and out: a config is a Shape, a module is a state dict."""
+"""transformers models in and out: a config is a Decoder, a module is a state dict."""
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import (
-    LlamaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    StableLmForCausalLM,
-)
+import transformers
+from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
-from growproof.layout import layers_map
+from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError
+from growproof.families import family_named, family_of
+from growproof.family import SIZES, Family
+from growproof.fit import Plan, Rules, Wanted, fit
+from growproof.growth import Growth, Policies, plan
 from growproof.masked import (
     MaskedLlamaConfig,
     MaskedLlamaForCausalLM,
@@ -22,149 +23,114 @@ from growproof.masked import (
     MaskedStableLmForCausalLM,
 )
 from growproof.padding import State, grow_state, shrink_state
-from growproof.shape import (
-    Depth,
-    Family,
-    Fill,
-    Growth,
-    GrowthError,
-    NormPolicy,
-    Rotary,
-    Shape,
-    plan,
-)
+from growproof.rotary import refuse_frequencies
+from growproof.vocabulary import suppressed
 
 # transformers' models and configs are untyped: Any here stands for PreTrainedModel and
 # PretrainedConfig.
-CLASSES: dict[str, tuple[Family, type[PreTrainedModel]]] = {
-    "llama": ("llama", LlamaForCausalLM),
-    "stablelm": ("stablelm", StableLmForCausalLM),
-    "masked_llama": ("llama", MaskedLlamaForCausalLM),
-    "masked_stablelm": ("stablelm", MaskedStableLmForCausalLM),
-}
-MASKED: dict[Family, type[PretrainedConfig]] = {
-    "llama": MaskedLlamaConfig,
-    "stablelm": MaskedStableLmConfig,
-}
-# transformers config name → argument of `plan`
-SIZES = {
-    "hidden_size": "hidden",
-    "intermediate_size": "mlp",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "groups",
-    "head_dim": "head_dim",
+hub: Any = transformers
+MASKED: dict[str, tuple[type[PretrainedConfig], Any]] = {
+    "llama": (MaskedLlamaConfig, MaskedLlamaForCausalLM),
+    "stablelm": (MaskedStableLmConfig, MaskedStableLmForCausalLM),
 }
 
 
-def shape_of(config: Any) -> Shape:
-    """The Shape of a transformers config. Raises GrowthError for another model type."""
-    if config.model_type not in CLASSES:
-        raise GrowthError(
-            f"growproof knows StableLm and Llama, got model type {config.model_type!r}"
-        )
-    family = CLASSES[config.model_type][0]
-    heads, hidden = config.num_attention_heads, config.hidden_size
-    llama = family == "llama"
-    head_dim = (getattr(config, "head_dim", None) if llama else None) or hidden // heads
-    return Shape(
-        family=family,
-        vocab=config.vocab_size,
-        hidden=hidden,
-        heads=heads,
-        groups=config.num_key_value_heads,
-        head_dim=head_dim,
-        mlp=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        rotary=rotary_of(config, head_dim, partial=not llama),
-        eps=config.rms_norm_eps if llama else config.layer_norm_eps,
-        norm_size=getattr(config, "norm_size", None) or hidden,
-        activation=config.hidden_act,
-        qkv_bias=config.attention_bias if llama else config.use_qkv_bias,
-        o_bias=llama and config.attention_bias,
-        mlp_bias=llama and config.mlp_bias,
-        qk_norm=not llama and config.qk_layernorm,
-        parallel=not llama and config.use_parallel_residual,
-        tied=config.tie_word_embeddings,
-    )
+def decoder_of(config: Any) -> Decoder:
+    """The Decoder of a transformers config. Raises GrowthError for one not known."""
+    return family_of(config).decoder(config)
 
 
-def rotary_of(config: Any, head_dim: int, *, partial: bool) -> Rotary:
-    """The Rotary of a config: only `rope_parameters` counts in transformers 5."""
-    rope: Mapping[str, Any] = config.rope_parameters
-    factor = rope.get("partial_rotary_factor", 1.0) if partial else 1.0
-    return Rotary(
-        theta=float(rope["rope_theta"]),
-        dims=int(head_dim * factor),
-        kind=rope.get("rope_type", "default"),
-        factor=rope.get("factor") or 1.0,
-        low_freq_factor=rope.get("low_freq_factor") or 1.0,
-        high_freq_factor=rope.get("high_freq_factor") or 4.0,
-        original_positions=rope.get("original_max_position_embeddings") or 8192,
-    )
+def model_class(config: Any) -> Any:
+    """The causal LM class of a config."""
+    for kind, model in MASKED.values():
+        if isinstance(config, kind):
+            return model
+    return hub.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def config_class(model_type: str) -> Any:
+    """The config class of a model type. Raises GrowthError for one not known."""
+    family_named(model_type)
+    masked = {config.model_type: config for config, _ in MASKED.values()}
+    return masked.get(model_type) or hub.CONFIG_MAPPING[model_type]
 
 
 def config_of(config: Any, growth: Growth) -> Any:
     """The grown model's config: a copy of the old one with what growing changes."""
-    new = growth.new
-    fields = copy.deepcopy(config.to_dict())
-    fields |= {name: getattr(new, size) for name, size in SIZES.items()}
-    eps_name = "rms_norm_eps" if new.family == "llama" else "layer_norm_eps"
-    fields[eps_name] = new.eps
-    rope = dict(config.rope_parameters) | {"rope_theta": new.rotary.theta}
-    if new.family == "stablelm":
-        del fields["head_dim"]
-        rope["partial_rotary_factor"] = new.partial_rotary_factor
-        fields["partial_rotary_factor"] = new.partial_rotary_factor
-    fields["rope_parameters"] = rope
-    if fields.get("layer_types"):
-        fields["layer_types"] = grown_layer_types(fields["layer_types"], growth)
-    cls = config.__class__
-    if growth.norm == "masked":
-        cls, fields["norm_size"] = MASKED[new.family], new.norm_size
+    family = family_of(config)
+    fields = family.config_fields(config, growth)
+    cls = type(config)
+    if growth.policies.norm == "masked":
+        if family.model_type not in MASKED:
+            raise GrowthError(
+                f"there is no masked {family.model_type}, only {', '.join(MASKED)}: "
+                "its modelling code would have to come with the weights"
+            )
+        cls, _ = MASKED[family.model_type]
+        fields["norm_size"] = growth.new.norm_size
     for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)
     result = cls(**fields)
-    result._attn_implementation = config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    for name in ("_attn_implementation", "_experts_implementation"):
+        if hasattr(config, name):
+            setattr(result, name, getattr(config, name))
     return result
 
 
-def grown_layer_types(layer_types: list[str], growth: Growth) -> list[str]:
-    """A type for each grown layer; a new one takes that of the old layer before it."""
-    along = layers_map(growth.old.layers, growth.new.layers, growth.depth)
-    back = {new: layer_types[old] for old, new in enumerate(along)}
-    types: list[str] = []
-    current = layer_types[0]
-    for i in range(growth.new.layers):
-        current = back.get(i, current)
-        types.append(current)
-    return types
-
-
 def state_of(model: Any) -> dict[str, Tensor]:
-    """The model's parameters by name, each once (a tied lm_head is its embedding)."""
-    return {name: p.detach() for name, p in model.named_parameters()}
+    """The model's parameters by canonical name, each once (a tied head is none)."""
+    stored = {name: p.detach() for name, p in model.named_parameters()}
+    return family_of(model.config).read(stored, decoder_of(model.config))
 
 
 def build(config: Any, state: State) -> Any:
-    """A model of `config` that holds the tensors of `state` themselves.
+    """A model of `config` that holds the tensors of `state`, canonical ones.
 
     Built on the meta device, so that nothing is initialised and then thrown away.
     """
+    stored = dict(family_of(config).write(state, decoder_of(config)))
     with torch.device("meta"), no_init_weights():
-        model: Any = CLASSES[config.model_type][1](config)
-    model.load_state_dict(dict(state), strict=False, assign=True)
+        model: Any = model_class(config)(config)
+    missing, unexpected = model.load_state_dict(stored, strict=False, assign=True)
     if config.tie_word_embeddings:
         model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config)
+    left = [name for name, p in model.named_parameters() if p.is_meta]
+    if left or unexpected:
+        raise ValueError(
+            f"a {config.model_type} was not filled: {left[:3]} of {missing[:3]} missing, "
+            f"{unexpected[:3]} unexpected"
+        )
+    fill_buffers(model)
     return model
+
+
+def fill_buffers(model: Any) -> None:
+    """Compute the buffers that no checkpoint holds (rotary frequencies, scales).
+
+    transformers does it in `_init_weights`, which leaves what is marked as it is.
+    """
+    for p in model.parameters():
+        p._is_hf_initialized = True
+    for module in model.modules():
+        empty = {name: b for name, b in module._buffers.items() if b is not None}
+        for name, buffer in empty.items():
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        if empty:
+            model._init_weights(module)
+    for p in model.parameters():
+        del p._is_hf_initialized
 
 
 def model_of(config: Any, state: State, like: Any) -> Any:
     """`build`, with the device, mode, requires_grad and generation config of `like`."""
     model = build(config, state)
-    buffer: Tensor = like.model.rotary_emb.inv_freq
-    model.model.rotary_emb.to(device=buffer.device, dtype=buffer.dtype)
+    old = dict(like.named_buffers())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, buffer in list(model.named_buffers()):
+        if name in old:
+            home, _, last = name.rpartition(".")
+            like_it = {"device": old[name].device, "dtype": old[name].dtype}
+            modules[home]._buffers[last] = buffer.to(**like_it)
     trained = {kind(n): p.requires_grad for n, p in like.named_parameters()}
     trained |= {n: p.requires_grad for n, p in like.named_parameters()}
     for name, p in model.named_parameters():
@@ -173,71 +139,141 @@ def model_of(config: Any, state: State, like: Any) -> Any:
     return model.train(like.training)
 
 
+def suppress(model: Any, growth: Growth) -> Any:
+    """The model, whose generate() chooses no new token."""
+    if growth.new.vocab > growth.old.vocab:
+        generation = model.generation_config
+        generation.suppress_tokens = suppressed(growth, generation.suppress_tokens)
+        generation._from_model_config = False  # else transformers may derive it anew
+    return model
+
+
 def kind(name: str) -> str:
-    """A parameter's name without its layer and head numbers."""
+    """A stored parameter's name without its layer and head numbers."""
     return ".".join(part for part in name.split(".") if not part.isdigit())
 
 
+def sizes_of(config: Any, target: Mapping[str, int]) -> dict[str, int]:
+    """A target by the fields of a Decoder; names are the family's or the usual ones.
+
+    Raises GrowthError for an unknown name, or for one that the family has not.
+    """
+    family = family_of(config)
+    found: dict[str, int] = {}
+    for name, value in target.items():
+        fields = [f for f, own in family.sizes.items() if own == name]
+        fields = fields or [f for f, usual in SIZES.items() if usual == name]
+        if not fields:
+            known = sorted({*family.sizes.values(), *SIZES.values()})
+            raise GrowthError(f"cannot grow {name}: only {', '.join(known)}")
+        found |= dict.fromkeys(fields, value)
+    if family.tied_head_dim:
+        return with_head_dim(family.model_type, config, found)
+    return found
+
+
+def with_head_dim(
+    model_type: str, config: Any, sizes: dict[str, int]
+) -> dict[str, int]:
+    """The sizes, with the head_dim that follows from hidden_size and the heads."""
+    hidden = sizes.get("hidden", config.hidden_size)
+    heads = sizes.get("heads", config.num_attention_heads)
+    if hidden % heads:
+        raise GrowthError(
+            f"a {model_type}'s head_dim is hidden_size / num_attention_heads, got "
+            f"{hidden} / {heads}, which is not whole: choose a hidden_size that is a "
+            f"multiple of {heads}"
+        )
+    implied = hidden // heads
+    if sizes.get("head_dim", implied) != implied:
+        raise GrowthError(
+            f"a {model_type}'s head_dim is hidden_size / num_attention_heads = {implied},"
+            f" got head_dim {sizes['head_dim']}: change hidden_size or the heads instead"
+        )
+    grouped = "groups" in family_of(config).sizes
+    return sizes | {"head_dim": implied} | ({} if grouped else {"groups": heads})
+
+
 def plan_model(
-    config: Any,
-    target: Mapping[str, int],
-    *,
-    norm: NormPolicy | None = None,
-    fill: Fill = "zeros",
-    depth: Depth = "append",
-    seed: int = 0,
+    config: Any, target: Mapping[str, int], policies: Policies | None = None
 ) -> Growth:
     """The growth of a model of `config` to `target`, sizes by their config names.
 
     Raises GrowthError for an unknown name and for whatever `plan` refuses.
     """
-    unknown = sorted(set(target) - set(SIZES))
-    if unknown:
-        raise GrowthError(f"cannot grow {', '.join(unknown)}: only {', '.join(SIZES)}")
-    return plan(
-        shape_of(config),
-        **{SIZES[name]: size for name, size in target.items()},
-        norm=norm,
-        fill=fill,
-        depth=depth,
-        seed=seed,
-        initializer_range=config.initializer_range,
+    spread = getattr(config, "initializer_range", 0.02)
+    policies = replace(policies or Policies(), initializer_range=spread)
+    growth = plan(decoder_of(config), policies, **sizes_of(config, target))
+    family_of(config).check_sizes(growth.new)
+    if growth.taller > 1 and any(
+        kind.rotary and kind.rotary.kind not in SURVIVING_ROPE_TYPES
+        for kind in growth.old.kinds
+    ):
+        refuse_frequencies(config, config_of(config, growth), growth)
+    return growth
+
+
+def fit_model(
+    config: Any, wanted: Wanted, policies: Policies | None = None
+) -> tuple[Plan, dict[str, int]]:
+    """The least growth of a model of `config` to what is wanted, and its target.
+
+    Raises GrowthError where there is none, with what cannot be met.
+    """
+    family, d = family_of(config), decoder_of(config)
+    refused: list[str] = []
+    serving: list[int] = []
+    for head_dim in wanted.head_dims:
+        try:
+            if head_dim > d.head_dim and not family.tied_head_dim:
+                plan_model(config, {"head_dim": head_dim}, policies)
+            serving.append(head_dim)
+        except GrowthError as error:
+            refused.append(f"head_dim {head_dim}: {error}")
+    if refused and not any(k >= d.head_dim for k in serving):
+        raise GrowthError("; ".join(refused))
+    found = fit(d, replace(wanted, head_dims=tuple(serving)), rules_of(family))
+    target = {
+        family.sizes[name]: size
+        for name in family.sizes
+        if (size := getattr(found.new, name)) != getattr(d, name)
+    }
+    growth = plan_model(config, target, policies)
+    return replace(found, new=growth.new), target
+
+
+def rules_of(family: Family) -> Rules:
+    """What a family asks of its sizes."""
+    return Rules(
+        whole_heads=family.whole_heads,
+        tied_head_dim=family.tied_head_dim,
+        grouped="groups" in family.sizes,
     )
 
 
 def grow(
     model: Any,
     target: Mapping[str, int],
-    *,
-    norm: NormPolicy | None = None,
-    fill: Fill = "zeros",
-    depth: Depth = "append",
-    seed: int = 0,
+    policies: Policies | None = None,
+    **options: Any,
 ) -> Any:
     """A larger model that computes the same function.
 
-    model: a StableLmForCausalLM or LlamaForCausalLM, any dtype and device; it is not
-    modified, and shares no memory with the result.
+    model: a transformers causal LM of a family in `growproof.families`, any dtype and
+    device; it is not modified, and shares no memory with the result.
     target: transformers config names to sizes: hidden_size, intermediate_size,
-    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim (Llama only).
-    A missing name keeps its size.
-    norm: `scaled`, `centred` (the default for LayerNorm) or `masked`. fill: `zeros`, or
-    `trainable` (drawn with `seed`). depth: new layers `append`ed or `interleave`d.
+    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size. A
+    missing name keeps its size.
+    policies, or options by their names (norm, fill, depth, rotary, spread, seed): see
+    `Policies`.
     Raises GrowthError, before anything is built, for what cannot be done exactly.
     """
-    growth = plan_model(
-        model.config, target, norm=norm, fill=fill, depth=depth, seed=seed
-    )
+    growth = plan_model(model.config, target, policies or Policies(**options))
     state = grow_state(state_of(model), growth)
-    return model_of(config_of(model.config, growth), state, model)
+    return suppress(model_of(config_of(model.config, growth), state, model), growth)
 
 
-def shrink(
-    model: Any,
-    like: Any,
-    target: Mapping[str, int],
-    **options: Any,
-) -> Any:
+def shrink(model: Any, like: Any, target: Mapping[str, int], **options: Any) -> Any:
     """The model that `grow(like, target, **options)` would have turned into `model`."""
-    growth = plan_model(like.config, target, **options)
+    growth = plan_model(like.config, target, Policies(**options))
     return model_of(like.config, shrink_state(state_of(model), growth), like)

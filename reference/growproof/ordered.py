@@ -275,3 +275,41 @@ def wide_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """No dtype below float64."""
     narrow = {k: torch.float64 for k, v in kwargs.items() if is_narrow(v)}
     return kwargs | narrow
+
+
+def multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in index order; batch axes broadcast."""
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    wide = (x.expand(*batch, *x.shape[-2:]) for x in (a, b))
+    return spelled.matmul(*wide)
+
+
+def summed(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """`Tensor.sum` in index order."""
+    return spelled.total(x, dim, keepdim)
+
+
+IN_ORDER: dict[Any, Callable[..., Any]] = {
+    torch.matmul: multiplied,
+    torch.Tensor.matmul: multiplied,
+    torch.Tensor.__matmul__: multiplied,
+    torch.Tensor.sum: summed,
+    torch.sum: summed,
+    torch.rsqrt: spelled.rsqrt,
+    torch.nn.functional.silu: lambda x, inplace=False: spelled.silu(x),
+    torch.nn.functional.gelu: spelled.gelu,
+}
+
+
+class InOrder(TorchFunctionMode):
+    """The same for code that is known to need no more: the clone, in float64.
+
+    Its products, sums and curved functions are spelled out; what else it calls is
+    elementwise or moves entries. A tenth of the time of `ordered`.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """The value of `func`, in index order."""
+        return IN_ORDER.get(func, func)(*args, **(kwargs or {}))

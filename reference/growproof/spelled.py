@@ -23,8 +23,9 @@ class NotOrdered(RuntimeError):
     """An operator whose value may depend on the order of a sum or on places."""
 
 
-# Float64 entries that stay in a cache: of all products at once, or of one block of sums.
-PRODUCTS, BLOCK = 1 << 17, 1 << 16
+# Float64 entries that stay in a cache: of all products at once, or of one block of sums,
+# which is below the 32768 from which on torch would wake its threads for each step.
+PRODUCTS, BLOCK = 1 << 17, 30_000
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

@@ -1,25 +1,29 @@
 """Axis maps: padding the factors of an axis is scattering along a map. Exhaustive."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
-from growproof.layout import Row, factors, head_dim_map, heads_map, layers_map
+from growproof.decoder import Decoder, Kind, Rotary
+from growproof.growth import Growth, Policies, layers_map
 from growproof.padding import place, take
-from growproof.shape import Growth, Rotary, Shape
+from growproof.table import Row, factors, head_dim_map, heads_map
 
 from .. import claims
 from ..registry import law, reference
 
+QUERY = Row(("query",), "query")
 
-def shape(groups: int, repeats: int, head_dim: int, *, split: bool) -> Shape:
-    """A Shape of these heads; all else is as small as can be."""
+
+def decoder(groups: int, repeats: int, head_dim: int, *, split: bool) -> Decoder:
+    """A Decoder of these heads; all else is as small as can be."""
     heads = groups * repeats
-    return Shape(
-        family="llama" if split else "stablelm",
+    rotary = Rotary(theta=1e4, dims=head_dim if split else 0)
+    return Decoder(
         vocab=1, hidden=heads * head_dim, heads=heads, groups=groups, head_dim=head_dim,
         mlp=1, layers=1, eps=1e-5, norm_size=heads * head_dim,
-        rotary=Rotary(theta=1e4, dims=head_dim if split else 0),
+        kinds=(Kind(rotary=rotary),), split=split,
     )  # fmt: skip
 
 
@@ -31,8 +35,9 @@ def growths(largest: int, lanes: int, *, split: bool):
     for (g, r), (g2, r2) in itertools.product(sizes, sizes):
         for k, k2 in itertools.product(widths, widths):
             if g2 >= g and r2 >= r and k2 >= k:
-                old, new = (shape(*s, split=split) for s in ((g, r, k), (g2, r2, k2)))
-                yield Growth(old=old, new=new, norm="scaled")
+                old, new = (decoder(*s, split=split) for s in ((g, r, k), (g2, r2, k2)))
+                parted = Policies(norm="scaled", rotary="parted")
+                yield Growth(old=old, new=new, policies=parted)
 
 
 @law(
@@ -56,9 +61,9 @@ def test_padding_factors_is_scattering_exhaustive(split: bool) -> None:
         assert along[-1] < new.heads * new.head_dim
         expected = torch.zeros(new.heads * new.head_dim, dtype=x.dtype)
         expected[torch.tensor(along)] = x
-        y = place(x, Row(("query",)), growth)
+        y = place(x, QUERY, growth)
         assert torch.equal(y, expected), growth
-        assert torch.equal(take(y, Row(("query",)), growth), x)
+        assert torch.equal(take(y, QUERY, growth), x)
         checked += 1
     assert checked > 300
 
@@ -81,7 +86,7 @@ def test_rotary_factor_is_never_truncated_exhaustive() -> None:
     checked = naive = 0
     for k_new in range(2, 513):
         for dims in range(2, min(k_new, 256) + 1, 2):
-            f = rotary_shape(k_new, dims).partial_rotary_factor
+            f = rotary_decoder(k_new, dims).partial_rotary_factor
             assert int(k_new * f) == dims, (k_new, dims)
             naive += int(k_new * (dims / k_new)) != dims
             checked += 1
@@ -89,13 +94,10 @@ def test_rotary_factor_is_never_truncated_exhaustive() -> None:
     assert naive > 0, "the trap is gone: is partial_rotary_factor still needed?"
 
 
-def rotary_shape(head_dim: int, dims: int) -> Shape:
-    """A StableLm shape of one head, with this many rotary lanes."""
-    return Shape(
-        family="stablelm", vocab=1, hidden=head_dim, heads=1, groups=1,
-        head_dim=head_dim, mlp=1, layers=1, eps=1e-5, norm_size=head_dim,
-        rotary=Rotary(theta=1e4, dims=dims),
-    )  # fmt: skip
+def rotary_decoder(head_dim: int, dims: int) -> Decoder:
+    """One head, with this many rotary lanes."""
+    kind = Kind(rotary=Rotary(theta=1e4, dims=dims))
+    return dataclasses.replace(decoder(1, 1, head_dim, split=False), kinds=(kind,))
 
 
 @law(reference, claim=claims.AXES, tier="exhaustive")
@@ -113,6 +115,5 @@ def test_old_layers_keep_their_order_exhaustive() -> None:
 @law(reference, claim=claims.AXES)
 def test_factors_multiply_to_axes() -> None:
     """H·K = G · R · K: the query axis of a GQA model is three nested sizes."""
-    llama = shape(2, 3, 8, split=True)
-    assert factors(llama)["query"] == (2, 3, 2, 4)
-    assert factors(shape(2, 3, 5, split=False))["query"] == (2, 3, 5)
+    assert factors(decoder(2, 3, 8, split=True))["query"] == (2, 3, 2, 4)
+    assert factors(decoder(2, 3, 5, split=False))["query"] == (2, 3, 5)

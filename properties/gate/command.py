@@ -1,0 +1,149 @@
+"""The words after `growproof check`: read before pytest is, so that errors are one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from ..laws.registry import PROMISES, reference
+
+HELP = """usage: growproof check [GROWER] [options] [pytest's options]
+
+Judge a grower: GROWER is MODULE:CALLABLE or FILE.py:CALLABLE, anywhere on the line
+(default: $GROWPROOF_GROWER, else growproof:grow). Exit 0: it conforms. 1: it violates
+a law. 4: no verdict, the reason is said.
+
+  growproof check mypackage:grow
+  growproof check grow.py:grow --without layers,biases -m lossless
+  growproof check --grower-command 'mygrow {source} {destination} {target_json}'
+
+the grower
+  --grower GROWER          the same as GROWER
+  --grower-command COMMAND a program on checkpoint directories, as above
+  --grower-timeout SECONDS the most it may take for one growth (default: 60)
+  --without FEATURE,…      what it does not claim: never drawn, never asked for, of
+                           FEATURES
+  --with FEATURE,…         what it claims besides, of
+                           MORE
+the laws
+  -m PROMISE               PROMISES
+  -k WORD                  laws whose name has the word
+  -n 2                     in two processes (needs pytest-xdist)
+  --hypothesis-profile thorough   1000 random examples a law (default: quick, 12)
+what is expected
+  --xfails FILE            expected failures: law | reason | link | expires | ceiling
+  --write-xfails FILE      write this run's failures as such a file
+what is kept
+  --repro-dir DIR          a script for each failure: python DIR/repeat_LAW.py
+  --errors-save FILE       the errors of this run, as JSON
+  --errors-compare FILE    fail where errors grew since that run
+  --errors-fail RATIO      by how much they must have grown (default: 2)
+  --errors-accept REASON   store this run over the one that it is compared with
+  --junitxml FILE          for a CI service
+  -v                       every failure in full
+"""
+OURS = re.findall(r"--[a-z-]+", HELP)
+# pytest's options that take the next word
+TAKES_NEXT = (
+    "-k", "-m", "-n", "-p", "-c", "-o", "-r", "-W", "--with", "--without", "--xfails",
+    "--write-xfails", "--repro-dir", "--errors-save", "--errors-compare", "--junitxml",
+    "--errors-fail", "--errors-accept", "--grower", "--grower-command", "--durations",
+    "--grower-timeout", "--hypothesis-profile", "--hypothesis-seed", "--tb", "--maxfail",
+    "--deselect", "--ignore", "--rootdir", "--basetemp", "--log-file",
+)  # fmt: skip
+GROWER = re.compile(r"(?!.*::)[^\s-][^\s:]*:[A-Za-z_][\w.]*")
+
+
+class UsageError(ValueError):
+    """A word that cannot be meant, and which one may be."""
+
+
+def read(words: list[str]) -> list[str] | None:
+    """pytest's arguments for these words; None where they only asked for help.
+
+    Raises UsageError for a word that is misspelt, or that needs what is not installed.
+    """
+    if {"-h", "--help"} & set(words):
+        print(help_text(), end="")
+        return None
+    found = list(words)
+    for at, word in positions(words):
+        if GROWER.fullmatch(word):
+            found[at : at + 1] = [f"--grower={word}"]
+            break
+    for word in words:
+        option = word.split("=")[0]
+        if word.startswith("--") and option not in OURS:
+            near = difflib.get_close_matches(option, OURS, n=1, cutoff=0.8)
+            if near and option not in ("--version",):
+                raise UsageError(
+                    f"there is no option {option}, did you mean {near[0]}?"
+                )
+    chosen = value_of(words, "-m")
+    if chosen is None:  # the laws, not the suite's tests of itself
+        found = ["-m", "law", *found]
+    else:
+        markers(chosen)
+    if value_of(words, "-n") and importlib.util.find_spec("xdist") is None:
+        raise UsageError(
+            "-n needs pytest-xdist: pip install pytest-xdist, or leave it out"
+        )
+    loud = any(re.fullmatch(r"-v+|--verbose|--tb(=.*)?", word) for word in words)
+    return found if loud else ["-q", "--tb=no", "-rN", *found]
+
+
+def help_text() -> str:
+    """HELP, with the names that it speaks of."""
+    from .domain import FEATURES, MORE  # imports torch, which takes its time
+
+    text, indent = HELP, "\n" + 27 * " "
+    for word, names in (("FEATURES", FEATURES), ("MORE", MORE), ("PROMISES", PROMISES)):
+        text = text.replace(word, indent.join(textwrap.wrap(", ".join(names), 52)))
+    return text
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`, did you mean …?`, or nothing where no known word is like it."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def positions(words: list[str]) -> Iterator[tuple[int, str]]:
+    """The words that are neither options nor their values, with their places."""
+    for at, word in enumerate(words):
+        if not word.startswith("-") and (at == 0 or words[at - 1] not in TAKES_NEXT):
+            yield at, word
+
+
+def value_of(words: list[str], option: str) -> str | None:
+    """What follows an option of one letter: `-m x` and `-mx`."""
+    for at, word in enumerate(words):
+        if word == option:
+            return words[at + 1] if at + 1 < len(words) else ""
+        if word.startswith(option) and not word.startswith("--"):
+            return word[len(option) :].lstrip("=")
+    return None
+
+
+def markers(expression: str) -> None:
+    """Raise UsageError for a promise that there is none of."""
+    known = [*PROMISES, reference.name, "law", "needs"]
+    for word in re.findall(r"[A-Za-z_]\w*", expression):
+        if word not in (*known, "and", "or", "not", "True", "False"):
+            hint = nearest(word, known)
+            raise UsageError(
+                f"-m knows no {word}{hint or '.'} It takes: {', '.join(known[:5])}"
+            )
+
+
+def nothing(words: list[str]) -> str:
+    """Why a run collected no law."""
+    chosen = [f"{o} {v!r}" for o in ("-m", "-k") if (v := value_of(words, o))]
+    what = " and ".join(c for c in chosen if c != "-m 'law'") or "what is claimed"
+    return (
+        f"{what} selects no law, so that nothing was checked: "
+        "`growproof check --collect-only -q` lists them"
+    )

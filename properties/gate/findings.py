@@ -1,0 +1,225 @@
+"""What is known of one failed law: its smallest case, the first wrong tap, the causes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import pprint
+import re
+import shlex
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..laws import examples
+from ..laws.domain import CONFIG_NAME
+from ..laws.examples import Example
+from ..laws.models import Case
+from ..laws.registry import Item, Law
+from . import evidence, explain, replay
+from .judged import Judged
+from .loading import DEFAULT
+from .verdict import same_but_numbers
+
+SWITCHES = (
+    "attention_bias", "mlp_bias", "use_qkv_bias", "use_parallel_residual", "qk_layernorm",
+    "tie_word_embeddings",
+)  # fmt: skip
+SECONDS = 5.0  # for looking for a smaller case
+
+
+def found(
+    law: Law,
+    item: Item | None,
+    example: Example,
+    error: BaseException,
+    judged: Judged,
+    known: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """All of it, as strings and numbers, to be sent and shown.
+
+    item: what can be run again on another example. known: cause → what was found of it
+    before: its case is not made smaller again.
+    """  # fmt: skip
+    case, message = example.get("case"), first_line(error)
+    told: dict[str, Any] = {
+        "law": item.law.name if item else law.name, "promise": law.promise.name,
+        "sentence": item.law.sentence if item else law.sentence, "message": message,
+        "causes": [], "tap": "", "case": "", "family": "", "axes": "", "size": 0,
+        "repeat": repeat(judged, law),
+    }  # fmt: skip
+    if case is None:
+        return told
+    told["causes"] = evidence.causes(sources(case, judged), judged.grower, case.target)
+    first = (told["causes"] or [message])[0]
+    if first in known:
+        return told | {
+            k: known[first][k] for k in ("tap", "case", "family", "axes", "size")
+        }
+    if item:
+
+        def shows(candidate: Case) -> bool:
+            """Whether the law fails as before, for the same causes."""
+            other = replay.run(item, judged.grower, {**example, "case": candidate})
+            if type(other) is not type(error):
+                return False
+            new = sources(candidate, judged)
+            causes = evidence.causes(new, judged.grower, candidate.target)
+            return same_causes(causes, told["causes"])
+
+        case = smallest(case, shows)
+    told |= {
+        "case": explain.describe(case), "family": case.family, "axes": axes(case),
+        "size": case.decoder.hidden * case.decoder.layers + len(case.target),
+        "tap": explain.tap(case, judged.grower),
+    }  # fmt: skip
+    known[first] = told
+    return told
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line; its kind, where it is no law that speaks."""
+    said = (str(error).splitlines() or [""])[0]
+    told = (
+        ""
+        if isinstance(error, AssertionError)
+        else f"it raises {type(error).__name__}: "
+    )
+    return told + (said or type(error).__name__)
+
+
+def cause(finding: Mapping[str, Any]) -> str:
+    """All that is wrong, in one sentence: the causes, or what the law says."""
+    return "; ".join(finding["causes"]) or finding["message"]
+
+
+def axes(case: Case) -> str:
+    """The axes that a case grows, by their names."""
+    names = [axis for axis, name in CONFIG_NAME.items() if name in case.target]
+    return ", ".join(names) or "growing nothing"
+
+
+def sources(case: Case, judged: Judged) -> Callable[[], Any]:
+    """New models as the grower was given them last: dtype, mode, config, frozen or not."""
+    seen = judged.seen
+
+    def source() -> Any:
+        model = copy.deepcopy(case.model(seen.get("dtype")))
+        if seen and seen["config"].to_dict().keys() == model.config.to_dict().keys():
+            for name in ("attention_dropout", "hidden_dropout"):
+                if hasattr(seen["config"], name):
+                    setattr(model.config, name, getattr(seen["config"], name))
+        for name, p in model.named_parameters():
+            p.requires_grad_(name not in seen.get("frozen", ()))
+        return model.train(seen.get("training", False))
+
+    return source
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Cases with one thing less: a growth, a switch, a layer, a token."""
+    for name in case.target:
+        kept = {n: size for n, size in case.target.items() if n != name}
+        yield dataclasses.replace(case, target=kept)
+    for name in SWITCHES:
+        if case.config.get(name):
+            yield dataclasses.replace(case, config=case.config | {name: False})
+    layers = CONFIG_NAME["layers"]
+    if case.config[layers] > 1:
+        less = case.config[layers] - 1
+        target = dict(case.target)
+        if layers in target:
+            target[layers] -= less
+        yield dataclasses.replace(case, config=case.config | {layers: 1}, target=target)
+    for field, value in (("batch", 1), ("tokens", 2)):
+        if getattr(case, field) > value:
+            yield dataclasses.replace(case, **{field: value})
+
+
+def same_causes(some: list[str], others: list[str]) -> bool:
+    """Whether two lists say the same, numbers aside."""
+    pairs = zip(some, others, strict=False)
+    return len(some) == len(others) and all(same_but_numbers(a, b) for a, b in pairs)
+
+
+def smallest(case: Case, shows: Callable[[Case], bool]) -> Case:
+    """A case from which nothing can be left out, in so far as there is time."""
+    limit = time.monotonic() + SECONDS
+    shrinking = True
+    while shrinking:
+        shrinking = False
+        for candidate in smaller(case):
+            if time.monotonic() > limit:
+                return case
+            if shows(candidate):
+                case, shrinking = candidate, True
+                break
+    return case
+
+
+def repeat(judged: Judged, law: Law) -> str:
+    """A command that runs the law again."""
+    grower = judged.grower
+    words = ["--grower-command", grower.name] if grower.command else [grower.name]
+    if grower.name == DEFAULT:
+        words = []
+    return shlex.join(["growproof", "check", *words, "-k", law.name])
+
+
+def told(finding: Mapping[str, Any], error: BaseException) -> str:
+    """The failure in full, for -v and the files: no source but the grower's own."""
+    names = ("sentence", "message", "case", "tap", "causes", "repeat")
+    lines = [f"{name}: {finding[name]}" for name in names if finding[name]]
+    if not isinstance(error, AssertionError):
+        lines += traceback.format_exception(type(error), error, error.__traceback__, -4)
+    return "\n".join(lines)
+
+
+# --- scripts --------------------------------------------------------------------------
+
+SCRIPT = '''"""Repeats one failure of `growproof check`: exit 1 while it is there, 0 once mended,
+2 where it cannot be run.
+
+{sentence}
+"""
+
+import importlib
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent / {folder!r}  # where the check was run
+GROWER = {grower!r}
+COMMAND = {command!r}  # whether that is a program on checkpoint directories
+TEST = {test!r}
+EXAMPLE = {example}
+
+if __name__ == "__main__":
+    try:
+        from growproof.cli import suite
+
+        replay = importlib.import_module(f"{{suite()[1]}}.gate.replay")
+    except ImportError as error:
+        print(f"cannot load growproof: {{error}}")
+        sys.exit(2)
+    sys.exit(replay.main(FOLDER, GROWER, COMMAND, TEST, EXAMPLE))
+'''
+
+
+def write_script(folder: Path, item: Item, example: Example, judged: Judged) -> Path:
+    """repeat_LAW.py in the folder: the law that failed, on the example that failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "_", item.name.removeprefix("test_")).strip("_")
+    path = folder / f"repeat_{name}.py"
+    text = SCRIPT.format(
+        sentence=item.law.sentence.replace("\\", "\\\\"),
+        folder=os.path.relpath(Path.cwd(), folder.resolve()),
+        grower=judged.grower.name,
+        command=judged.grower.command,
+        test=item.name,
+        example=pprint.pformat(examples.to_json(example), width=84, sort_dicts=False),
+    )
+    path.write_text(text, encoding="utf-8")
+    return path

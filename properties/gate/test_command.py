@@ -1,0 +1,78 @@
+"""The command line, read without running anything."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import command
+from .domain import FEATURES, MORE
+from .loading import BrokenGrower, load_grower
+from .xfails import rounded_up
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["grow.py:grow", "-m", "lossless"],
+        ["-m", "lossless", "grow.py:grow"],
+        ["--without", "layers", "grow.py:grow", "-p", "no:cacheprovider"],
+        ["--xfails=a.txt", "grow.py:grow"],
+    ],
+)
+def test_the_grower_is_anywhere_on_the_line(words: list[str]) -> None:
+    """Neither an option's value nor a node id is taken for one."""
+    found = command.read(words)
+    assert found is not None
+    assert "--grower=grow.py:grow" in found
+    assert [w for w in found if w.startswith("--grower")] == ["--grower=grow.py:grow"]
+    again = command.read(["-k", "a:b", "laws/test_mlp.py::test_x"])
+    assert again is not None
+    assert not [w for w in again if w.startswith("--grower")]
+
+
+def test_help_names_every_option_and_feature(
+    pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each option of the plugins, each feature, and three examples."""
+    assert command.read(["grow.py:grow", "--help"]) is None
+    text = capsys.readouterr().out
+    ours = [
+        name
+        for group in pytestconfig._parser._groups
+        if group.name in ("growproof", "growproof errors")
+        for option in group.options
+        for name in option.names()
+    ]
+    assert ours
+    for word in (*ours, *FEATURES, *MORE, "GROWPROOF_GROWER"):
+        assert word in text, word
+    assert text.count("\n  growproof check ") == 3
+    assert max(map(len, text.splitlines())) <= 88
+
+
+def test_n_without_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """-n says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(command.UsageError, match="pip install pytest-xdist"):
+        command.read(["-n", "2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1/0", "ZeroDivisionError"), ("exit(3)", "SystemExit: 3"), ("(", "SyntaxError")],
+)
+def test_a_module_that_raises_or_exits(tmp_path: Path, text: str, said: str) -> None:
+    """One line that says which, whatever an import does."""
+    path = tmp_path / f"broken_{said[:4].lower()}.py"
+    path.write_text(text)
+    with pytest.raises(BrokenGrower, match=said) as caught:
+        load_grower(f"{path}:grow")
+    assert len(str(caught.value).splitlines()) == 1
+    sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize("x", [1.23401, 100.0, 12345.6, 9.999, 0.0123456, 4e14])
+def test_a_ceiling_is_rounded_up(x: float) -> None:
+    """Three digits, at least x and less than a hundredth above it."""
+    assert x <= float(rounded_up(x)) < 1.011 * x

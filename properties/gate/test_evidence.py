@@ -1,0 +1,192 @@
+"""Causes are found from evidence: one fault is one cause, two are two, none is none."""
+
+import copy
+import itertools
+import re
+
+import growproof
+import pytest
+import torch
+
+from ..growers.known_bad import BY_NAME, Fault
+from ..laws.models import Case
+from . import evidence, verdict
+
+# known-bad grower → what its cause must say
+SAYS = {
+    "naive_query": r"q_proj is padded at the end, not head by head",
+    "naive_output": r"o_proj is padded at the end, not head by head",
+    "norm_unscaled": r"√\(D/D'\) is missing from every norm",
+    "final_norm_unscaled": r"√\(D/D'\) is missing from norm",
+    "norm_linear": r"every norm is scaled by D/D', expected √\(D/D'\)",
+    "q_scale_missing": r"√\(K'/K\) is missing from q_proj",
+    "q_scale_inverse": r"q_proj is scaled by √\(K/K'\), expected √\(K'/K\)",
+    "q_scale_twice": r"k_proj is scaled by √\(K'/K\), expected no scale",
+    "logits_divided": r"lm_head is scaled by D/D', expected no scale",
+    "eps_unscaled": r"rms_norm_eps 1e-05, expected 3.33e-06 \(D/D' is missing\)",
+    "theta_unchanged": r"rope_theta 500, expected 2.5e\+05",
+    "weights_through_float32": r"gate_proj went through float32",
+    "training_mode": r"comes back in training mode",
+    "layer_idx_stale": r"self_attn.layer_idx is 2, expected 3",
+    "output_1e6": r"o_proj is scaled by 1.000001, expected no scale",
+    "halves_together_in_key": r"k_proj holds the right entries in other places",
+    "embedding_centred_rms": r"a mean is removed from embed_tokens",
+    "output_new_lanes": r"the new entries of o_proj hold up to 1e-06, expected 0",
+    "value_bias_lost": r"v_proj.bias is zero: the old entries were not copied",
+    "mlp_scaled": r"down_proj is scaled by F/F', expected no scale",
+    "activation_reset": r"hidden_act silu, expected gelu",
+    "generation_shared": r"generation_config is one object",
+    "unfrozen": r"requires_grad of every parameter is True, expected False",
+    "mask_ignored": r"the model.forward was replaced",
+    "layers_copied": r"every parameter of layer 3 holds what is layer 2's",
+}
+CASE = Case(
+    family="llama",
+    config={
+        "vocab_size": 11, "hidden_size": 12, "intermediate_size": 5, "head_dim": 4,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 64, "hidden_act": "gelu", "rms_norm_eps": 1e-5,
+        "bos_token_id": None, "eos_token_id": None, "attention_bias": True,
+        "mlp_bias": True, "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    target={
+        "hidden_size": 36, "head_dim": 8, "intermediate_size": 7,
+        "num_hidden_layers": 4, "num_attention_heads": 9, "num_key_value_heads": 3,
+    },
+    seed=3, regime="loud", batch=1, tokens=5,
+)  # fmt: skip
+
+
+def source(dtype: torch.dtype = torch.float64):
+    """The case's model, frozen."""
+    return copy.deepcopy(CASE.model(dtype)).requires_grad_(False)
+
+
+def causes(grow) -> list[str]:
+    """What evidence says of a grower on the case."""
+    return evidence.causes(source, grow, CASE.target)
+
+
+def both(a: Fault, b: Fault) -> Fault:
+    """One grower with the faults of two, one after the other at every stage."""
+
+    def after(stage: str):
+        first, second = getattr(a, stage), getattr(b, stage)
+        if stage == "table" and first and second:
+            return lambda table, growth: second(first(table, growth), growth)
+        if stage == "model" and first and second:
+            return lambda grown, model, growth: second(
+                first(grown, model, growth), model, growth
+            )
+        if first and second:
+            return lambda *x: (first(*x), second(*x))
+        return first or second
+
+    stages = {stage: after(stage) for stage in ("table", "state", "config", "model")}
+    return Fault(
+        name=f"{a.name}+{b.name}", says="", law=a.law, reason="", options=a.options | b.options,
+        **stages,
+    )  # fmt: skip
+
+
+def test_a_right_grower_has_no_cause() -> None:
+    """Neither growproof's own, nor with √(K'/K) on the keys."""
+    assert causes(growproof.grow) == []
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_the_cause_of_a_known_bad_grower(name: str) -> None:
+    """One fault, one cause, the right one."""
+    found = causes(BY_NAME[name])
+    assert len(found) == 1, found
+    assert re.search(SAYS[name], found[0]), found
+
+
+def test_two_faults_are_two_causes() -> None:
+    """Of pairs of known-bad growers at least nine in ten are told rightly, both of them."""
+    names = list(SAYS)
+    pairs = [*itertools.combinations(names, 2)][:: len(names) // 2]
+    missed = []
+    for a, b in pairs:
+        if {a, b} <= {"norm_unscaled", "final_norm_unscaled", "norm_linear"}:
+            continue  # the same weights: one of the two is what is seen
+        found = causes(both(BY_NAME[a], BY_NAME[b]))
+        said = [
+            any(re.search(wanted, cause) for cause in found)
+            for wanted in (SAYS[a], SAYS[b])
+        ]
+        wrong = [c for c in found if not any(re.search(SAYS[x], c) for x in (a, b))]
+        if not all(said) or wrong:
+            missed.append((a, b, found))
+    assert len(pairs) >= 20
+    assert len(missed) <= len(pairs) // 10, missed
+
+
+def cast(model, target):
+    """A grower that casts the whole module, rotary frequencies included."""
+    return growproof.grow(model, target).to(torch.bfloat16)
+
+
+def meta(model, target):
+    """A grower whose result holds nothing."""
+    return growproof.grow(model, target).to("meta")
+
+
+def extended(model, target):
+    """A grower that adds a parameter and a buffer."""
+    grown = growproof.grow(model, target)
+    grown.model.norm.bias = torch.nn.Parameter(torch.zeros(2))
+    grown.model.register_buffer("extra", torch.zeros(2))
+    return grown
+
+
+def garbage(model, target):
+    """A grower that is another one at each call."""
+    grown = growproof.grow(model, target)
+    grown.lm_head.weight.data.add_(torch.rand(()))
+    return grown
+
+
+@pytest.mark.parametrize(
+    ("grow", "said"),
+    [
+        (cast, "inv_freq is bfloat16, expected float32"),
+        (meta, "is on the meta device"),
+        (extended, "norm.bias was added"),
+        (garbage, "two calls give different weights"),
+        (lambda model, target: 1 / 0, "it raises ZeroDivisionError"),
+        (lambda model, target: None, "not known"),
+    ],
+)  # fmt: skip
+def test_an_explanation_never_fails(grow, said: str) -> None:
+    """Whatever comes back, something is said of it."""
+    assert any(said in cause for cause in causes(grow)), causes(grow)
+
+
+def test_one_cause_is_one_block_at_any_width() -> None:
+    """Numbers aside, one cause is one; names are not broken, and blocks stay short."""
+    one = {
+        "law": "logits_are_unchanged", "promise": "lossless", "sentence": "f' = f",
+        "message": "logits differs", "causes": ["rms_norm_eps 1e-05, expected 5e-06"],
+        "tap": "layers.0.post_attention_layernorm: off by 1e-3", "case": "llama, hidden 1",
+        "family": "llama", "axes": "hidden", "size": 3, "repeat": "growproof check x:grow",
+    }  # fmt: skip
+    two = one | {
+        "causes": ["rms_norm_eps 1e-03, expected 5e-04"],
+        "law": "eps_grows_along",
+    }
+    none = one | {"causes": [], "law": "is_certified", "size": 0, "axes": ""}
+    assert list(verdict.by_cause([one, two, none])) == one["causes"]
+    for width in (30, 60, 80):
+        text = "\n".join(verdict.blocks([one, two, none], width))
+        assert "layers.0.post_attention_layernorm:" in text
+        assert "2 laws" in text
+        assert "is_certified" in text
+    said = verdict.violated("x:grow", [one, two, none])
+    assert said == (
+        "x:grow violates lossless on llama hidden: rms_norm_eps 1e-05, expected 5e-06"
+    )
+    assert verdict.conforms("x:grow", {"lossless"}) == (
+        "x:grow conforms: lossless, on this domain"
+    )

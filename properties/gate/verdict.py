@@ -1,0 +1,112 @@
+"""What a run ends in: a block for each cause, and one sentence for the whole of it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..laws.domain import AXES
+from ..laws.registry import PROMISES
+
+NUMBER = re.compile(r"\d[\d.e+-]*")
+SHOWN = 4  # causes that are told in full
+Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
+
+
+def by_cause(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """cause → the failures that show it, those that most laws show first.
+
+    Causes that differ in their numbers are one. A failure that names no part stands
+    for itself only where none of the others does.
+    """
+    named = [finding for finding in findings if finding["causes"]]
+    groups: dict[str, list[Finding]] = {}
+    for finding in named or findings:
+        for cause in finding["causes"] or [finding["message"]]:
+            like = (known for known in groups if same_but_numbers(known, cause))
+            groups.setdefault(next(like, cause), []).append(finding)
+    return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
+
+
+def same_but_numbers(a: str, b: str) -> bool:
+    """Whether two sentences differ in their numbers alone."""
+    return NUMBER.sub("", a) == NUMBER.sub("", b)
+
+
+def first_of(findings: Sequence[Finding]) -> Finding:
+    """The failure that tells most: of the strongest promise, with the smallest case."""
+    order = list(PROMISES)
+
+    def rank(finding: Finding) -> tuple[int, int]:
+        promise = finding["promise"]
+        at = order.index(promise) if promise in order else len(order)
+        return at, finding["size"]
+
+    return min(findings, key=rank)
+
+
+def block(cause: str, findings: Sequence[Finding], width: int) -> list[str]:
+    """The cause, its evidence, the laws that found it, and how to repeat it."""
+    first = first_of(findings)
+    laws = list(dict.fromkeys(finding["law"] for finding in findings))
+    more = f", and {len(laws) - 3} more" if len(laws) > 3 else ""
+    rows = {
+        "law": first["sentence"],
+        "seen": first["message"] if first["message"] != cause else "",
+        "first wrong": first["tap"],
+        "found by": f"{len(laws)} law{'s' * (len(laws) > 1)}: {', '.join(laws[:3])}{more}",
+        "smallest": first["case"],
+        "repeat": first["repeat"],
+    }
+    lines = wrapped(cause, width, "", "  ")
+    for name, text in rows.items():
+        if text:
+            lines += wrapped(text, width, f"  {name:<12}", 14 * " ")[:3]
+    return lines
+
+
+def wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
+    """Lines of a width, that break between words and never within a name."""
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def blocks(findings: Sequence[Finding], width: int) -> list[str]:
+    """Every cause in a block of its own, the first few; the rest is counted."""
+    lines: list[str] = []
+    groups = by_cause(findings)
+    for cause, found in list(groups.items())[:SHOWN]:
+        lines += ["", *block(cause, found, width)]
+    if len(groups) > SHOWN:
+        lines += ["", f"and {len(groups) - SHOWN} more causes: -v shows each failure"]
+    told = {id(finding) for found in groups.values() for finding in found}
+    rest = [finding for finding in findings if id(finding) not in told]
+    if rest:
+        laws = ", ".join(dict.fromkeys(finding["law"] for finding in rest))
+        text = f"{len(rest)} more failures name no part of the model: {laws}"
+        lines += ["", *wrapped(text, width, "", "  ")]
+    return lines
+
+
+def violated(grower: str, findings: Sequence[Finding]) -> str:
+    """somebody:grow violates lossless on llama head_dim: √(K'/K) is missing from …"""
+    groups = by_cause(findings)
+    firsts = [first_of(found) for found in list(groups.values())[:3]]
+    families = dict.fromkeys(first["family"] for first in firsts if first["family"])
+    grown = {a for first in firsts for a in first["axes"].split(", ")}
+    axes = ", ".join(axis for axis in AXES if axis in grown)
+    where = " and ".join(families) + f" {axes}" * bool(axes)
+    promise = first_of([f for found in groups.values() for f in found])["promise"]
+    causes = "; ".join(list(groups)[:3])
+    more = f"; and {len(groups) - 3} more" if len(groups) > 3 else ""
+    return f"{grower} violates {promise}{f' on {where}' * bool(where.strip())}: {causes}{more}"
+
+
+def conforms(grower: str, promises: Iterable[str]) -> str:
+    """somebody:grow conforms: lossless, hygiene, on this domain."""
+    kept = [name for name in PROMISES if name in set(promises)]
+    return f"{grower} conforms: {', '.join(kept) or 'its laws hold'}, on this domain"

@@ -1,0 +1,154 @@
+"""A case: one model, one growth, one text; and the one way to build a model for a law."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from growproof.decoder import Decoder
+from growproof.families import family_of
+from growproof.models import build, decoder_of, state_of
+from growproof.padding import State
+from growproof.table import Row, names, rows, size
+from torch import Tensor
+from transformers import AutoConfig
+
+from .domain import DOMAIN
+
+Regime = Literal["loud", "small", "tidy"]
+REGIMES: tuple[Regime, ...] = ("loud", "small", "tidy")
+
+
+def loud(d: Decoder, seed: int, regime: Regime = "loud") -> dict[str, Tensor]:
+    """Canonical weights of order one, float64, in which nothing is at its default.
+
+    Norm weights and biases are not trivial, the embedding has a mean, attention is far
+    from uniform. `small`: the residual is so small that its square is about ε. `tidy`:
+    as real checkpoints have them in part (see `tidied`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    state: dict[str, Tensor] = {}
+    for template, row in rows(d).items():
+        for _, name in names(d, template, row):
+            lengths = [size(d, axis) for axis in row.axes]
+            x = torch.randn(lengths, generator=generator, dtype=torch.float64)
+            state[name] = drawn(x, row, d, regime)
+    return tidied(state, d) if regime == "tidy" else state
+
+
+def drawn(x: Tensor, row: Row, d: Decoder, regime: Regime) -> Tensor:
+    """A parameter from normal draws x, by what it maps."""
+    if row.norm:
+        x = 0.5 * x if row.reads is None else 1 - row.offset + 0.3 * x
+        writes = row.writes == "residual" and d.places == "post"
+    elif row.reads in ("vocab", "position"):
+        x, writes = (x + 0.5) / d.embedding_scale, True
+        x = x / d.hidden**0.5 if d.root_embedding else x
+    else:
+        x = 0.5 * x if row.reads is None else 1.5 * x / x.shape[-1] ** 0.5
+        writes = row.is_writer
+    return x * d.eps**0.5 if regime == "small" and writes else x
+
+
+def tidied(state: dict[str, Tensor], d: Decoder) -> dict[str, Tensor]:
+    """What tidy checkpoints have: zero biases, norms that are one, a layer that adds
+    nothing, equal rows, exact zeros, subnormal entries, a head that is the embedding."""
+    last = f"layers.{d.layers - 1}."
+    for template, row in rows(d).items():
+        for layer, name in names(d, template, row):
+            x = state[name]
+            if row.reads is None:
+                x.zero_()
+            elif row.norm:
+                x.fill_(1 - row.offset)
+            elif row.is_writer and name.startswith(last) and layer:
+                x.zero_()
+            elif x.ndim == 2 and min(x.shape) > 2:
+                x[1] = x[0]
+                x[0, 0], x[-1, -1] = 0.0, 1e-310
+    if "head.weight" in state:
+        state["head.weight"] = state["embed.weight"].clone()
+    return state
+
+
+def make(
+    config: Any, seed: int, regime: Regime = "loud", dtype: torch.dtype = torch.float64
+) -> Any:
+    """A model of `config` with loud weights, rounded to `dtype`, in evaluation mode."""
+    state = loud(decoder_of(config), seed, regime)
+    return build(config, {name: x.to(dtype) for name, x in state.items()}).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One model, one growth, one text: what a law is tested on. Equal if its JSON is."""
+
+    family: str
+    config: dict[str, Any]
+    target: dict[str, int]
+    seed: int
+    regime: Regime
+    batch: int
+    tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, all of them JSON already."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Case:
+        """The inverse."""
+        return cls(**data)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Its JSON on one line, with sorted keys: what it is known by."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Case) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @functools.cached_property
+    def hf_config(self) -> Any:
+        """The transformers config of the model before growing."""
+        return AutoConfig.for_model(
+            self.family,
+            **self.config,
+            attn_implementation="eager",
+            experts_implementation="eager",
+        )
+
+    @functools.cached_property
+    def decoder(self) -> Decoder:
+        """Its normal form."""
+        return decoder_of(self.hf_config)
+
+    def model(self, dtype: torch.dtype | None = None) -> Any:
+        """The model before growing, in evaluation mode, in the domain's dtype."""
+        return make(self.hf_config, self.seed, self.regime, dtype or DOMAIN.dtype)
+
+    @functools.cached_property
+    def ids(self) -> Tensor:
+        """Its text: (batch, tokens) token ids."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        lengths = (self.batch, self.tokens)
+        return torch.randint(0, self.decoder.vocab, lengths, generator=generator)
+
+
+def weights(case: Case, seed: int) -> dict[str, Tensor]:
+    """The parameters of a case from another seed, float64."""
+    return state_of(make(case.hf_config, seed, case.regime))
+
+
+def loads(model: Any, state: State) -> Any:
+    """The model, with other weights, in place."""
+    stored = family_of(model.config).write(state, decoder_of(model.config))
+    model.load_state_dict(dict(stored), strict=False)
+    return model

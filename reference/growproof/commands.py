@@ -1,0 +1,143 @@
+"""What `growproof grow`, `fit` and `verify` do: checkpoints in, checkpoints out.
+
+The options come from `growproof.cli`. torch and transformers are imported only when a
+command runs.
+"""
+
+import argparse
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from growproof.growth import Growth, Policies
+
+OK, VIOLATED = 0, 1
+CONTEXT = 4096  # tokens that a plan's arithmetic looks back on
+SIZES = {
+    "hidden_size": "D', width of the residual stream",
+    "num_attention_heads": "H', query heads",
+    "num_key_value_heads": "G', key/value heads",
+    "head_dim": "K', lanes of a head (a StableLm's is hidden_size / heads)",
+    "intermediate_size": "F', width of the MLP",
+    "num_hidden_layers": "L', layers",
+    "vocab_size": "V', tokens; new ones are never chosen",
+}
+
+
+def grow(options: argparse.Namespace) -> int:
+    """`growproof grow`: write the checkpoint, say what became of the sizes."""
+    quiet_transformers()
+    target = {name: getattr(options, name) for name in SIZES}
+    target = {name: size for name, size in target.items() if size is not None}
+    if not target and not options.dtype and not options.depth.startswith("every:"):
+        raise ValueError("nothing to grow: give at least one size, see grow --help")
+    policies = policies_of(options, depth=options.depth, spread=options.spread)
+    written(options, target, policies)
+    print("now see for yourself:")
+    print(f"growproof verify {options.source} {options.destination}")
+    return OK
+
+
+def fit(options: argparse.Namespace) -> int:
+    """`growproof fit`: print the plan, write the checkpoint, verify it."""
+    quiet_transformers()
+    from growproof.checkpoints import config_at
+    from growproof.fit import Wanted, lines
+    from growproof.models import fit_model
+
+    wanted = Wanted(
+        ranks=options.tp,
+        whole_groups=options.whole_kv_heads,
+        block=options.block,
+        blocked_heads=options.block_heads,
+        head_dims=options.head_dim,
+        vocab_multiple=options.vocab_multiple,
+        max_growth=options.max_growth,
+    )
+    policies = policies_of(options, spread=options.tp if options.spread else 1)
+    plan, target = fit_model(config_at(options.source), wanted, policies)
+    print("\n".join(lines(plan, wanted, CONTEXT)))
+    if not target:
+        print("\nnothing to grow: it fits as it is")
+    if options.dry_run or not target:
+        return OK
+    print()
+    written(options, target, policies)
+    return verify(options)
+
+
+def policies_of(options: argparse.Namespace, **more: Any) -> "Policies":
+    """The Policies of a command line."""
+    from growproof.growth import Policies
+
+    named = {n: getattr(options, n) for n in ("norm", "fill", "rotary", "seed")}
+    return Policies(**named, **more)
+
+
+def written(
+    options: argparse.Namespace, target: Mapping[str, int], policies: "Policies"
+) -> None:
+    """Grow the checkpoint, and say what became of its sizes and of its softmax."""
+    import torch
+
+    from growproof.checkpoints import grow_checkpoint
+    from growproof.family import SIZES as FIELDS
+    from growproof.table import count
+
+    growth = grow_checkpoint(
+        options.source,
+        options.destination,
+        target,
+        policies=policies,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        force=options.force,
+        shard_bytes=options.shard_size,
+    )
+    for field, name in FIELDS.items():
+        before, after = getattr(growth.old, field), getattr(growth.new, field)
+        arrow = f" → {after:,}" if after != before else ""
+        print(f"{name:<20} {before:,}{arrow}")
+    print(f"{'parameters':<20} {count(growth.old):,} → {count(growth.new):,}")
+    print(f"{'norm, fill':<20} {growth.policies.norm}, {growth.policies.fill}")
+    if growth.new.vocab > growth.old.vocab:
+        print("\n" + textwrap.fill(new_tokens(options.destination, growth), 88))
+    print(f"\nwritten to {options.destination}")
+
+
+def new_tokens(directory: Path, growth: "Growth") -> str:
+    """What became of the softmax in a grown checkpoint, in words."""
+    from growproof.checkpoints import read_config, read_weights
+    from growproof.vocabulary import carrier, said
+
+    state = read_weights(directory, read_config(directory))
+    return said(growth, carrier(state, growth))
+
+
+def verify(options: argparse.Namespace) -> int:
+    """`growproof verify`: print the table, exit by its verdict."""
+    quiet_transformers()
+    from growproof.verify import render, verify
+
+    text = options.text.read_text("utf-8") if options.text else None
+    result = verify(
+        options.source,
+        options.destination,
+        text=text,
+        tokens=options.tokens,
+        measure=options.measure,
+    )
+    render(result)
+    if options.json:
+        options.json.write_text(result.to_json(), "utf-8")
+    return OK if result.same else VIOLATED
+
+
+def quiet_transformers() -> None:
+    """Only errors: its progress and load reports say nothing that ours do not."""
+    from transformers.utils import logging
+
+    quiet: Any = logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()

@@ -1,0 +1,226 @@
+# pyright: standard
+"""Residues modulo several primes at once: exact sums, products, quotients and roots.
+
+Every prime is near 2³¹ and 7 modulo 8, and small primes are squares modulo each. Then
+of x and −x just one is a square, as if it were the positive one; x^((p+1)/4) is the
+square that squares to ±x, so that √(xy) = √x·√y for all x and y, and (√q)² = q for the
+fractions q that scales are made of. A real number is read as ±q, ±√q or ±⁴√q where one of
+small height rounds to it; any other is a symbol, a random residue of its own.
+
+A *random function* maps the residues of a number modulo all primes together to random
+ones, so that two different terms give it one argument only if they agree modulo each.
+
+The last axis of every tensor of residues (int64) runs over the primes.
+"""
+
+import functools
+import hashlib
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SQUARES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)  # and 2: 7 modulo 8
+READ = 1e-12  # a real number against the exact one that it rounds
+HEIGHT = 10_000  # of a denominator
+MARK = -1  # what stands for the −∞ of a mask
+
+
+class Unlucky(ArithmeticError):
+    """A zero was divided by, or has no root of its own: draw again."""
+
+
+def prime(n: int) -> bool:
+    """Miller and Rabin's test, certain below 4.7e9 with the bases 2, 7 and 61."""
+    odd, twos = n - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 7, 61):
+        x = pow(base, odd, n)
+        if x != 1 and all(pow(x, 2**i, n) != n - 1 for i in range(twos)):
+            return False
+    return n > 61
+
+
+@functools.cache
+def primes(count: int, seed: int, squares: tuple[int, ...] = ()) -> list[int]:
+    """Random primes p = 7 modulo 8 just below 2³¹; SQUARES and `squares` are squares.
+
+    q is a square modulo p just when (−1)^((q−1)/2) p is one modulo q (reciprocity).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[int] = []
+    while len(found) < count:
+        start = int(torch.randint(2**22, (1,), generator=generator))
+        p = 2**31 - 1 - 8 * (start + torch.arange(2**20))
+        for q in sorted({*SQUARES, *squares} - {2}):
+            roots = {x * x % q for x in range(1, q)}
+            keep = torch.tensor([(r * (-1) ** (q // 2)) % q in roots for r in range(q)])
+            p = p[keep[p % q]]
+        found += [n for n in p.tolist() if prime(n) and n not in found][:1]
+    return found
+
+
+@functools.cache
+def factors(n: int) -> frozenset[int]:
+    """The primes that divide n."""
+    found, p = set[int](), 2
+    while p * p <= n:
+        found |= {p} if n % p == 0 else set()
+        n, p = (n // p, p) if n % p == 0 else (n, p + 1)
+    return frozenset(found | ({n} if n > 1 else set()))
+
+
+def fraction(x: float) -> Fraction | None:
+    """The fraction of small height, times a power of ten, that rounds to x > 0."""
+    for shift in {0, -math.floor(math.log10(x))}:
+        q = Fraction(x) * Fraction(10) ** shift
+        near = q.limit_denominator(HEIGHT)
+        if near and abs(q / near - 1) <= READ:
+            return near / Fraction(10) ** shift
+    return None
+
+
+def mixed(x: Tensor) -> Tensor:
+    """A bijection of 64-bit words that looks random (Steele, Lea & Flood 2014)."""
+    for shift, factor in (
+        (30, -0x40A7B892E31B1A47),
+        (27, -0x6B2FB644ECCEEE15),
+        (31, 1),
+    ):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return x
+
+
+def key_of(*parts: object) -> int:
+    """A 63-bit key for a name."""
+    text = "\0".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def distinct(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The different numbers in x, ascending, and for each entry its number's place."""
+    pair: Any = torch.unique(x, return_inverse=True)
+    return pair
+
+
+class Known:
+    """Real numbers, each read as the first one seen within READ of it."""
+
+    def __init__(self) -> None:
+        self.seen = torch.zeros(1, dtype=torch.float64)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (any shape), its numbers replaced by those seen first."""
+        values, back = distinct(x.double())
+        slack = READ * values.abs()
+        at = torch.searchsorted(self.seen, values - slack).clamp(max=len(self.seen) - 1)
+        near = (self.seen[at] - values).abs() <= slack
+        fresh = values[~near]
+        if len(fresh):  # of fresh numbers within READ of each other, the least
+            first = torch.ones_like(fresh, dtype=torch.bool)
+            first[1:] = fresh.diff() > READ * fresh[1:].abs()
+            self.seen = torch.cat((self.seen, fresh[first])).sort().values
+            return self(x)
+        return self.seen[at][back].reshape(x.shape)
+
+
+class Residues:
+    """The ring of residues modulo `primes`, with its random functions and symbols."""
+
+    def __init__(self, primes: Sequence[int], seed: int) -> None:
+        self.primes, self.seed = list(primes), seed
+        self.p = torch.tensor(self.primes)
+        self.known = Known()
+        self.generator = torch.Generator().manual_seed(key_of("draw", seed))
+
+    def random(self, shape: Sequence[int]) -> Tensor:
+        """Independent random residues."""
+        high = torch.iinfo(torch.int64).max  # 2³² to 1 over p: as good as uniform
+        size = (*shape, len(self.primes))
+        return torch.randint(high, size, generator=self.generator) % self.p
+
+    def exact(self, q: Fraction | int) -> Tensor:
+        """A fraction."""
+        q = Fraction(q)
+        parts = [q.numerator * pow(q.denominator, -1, p) % p for p in self.primes]
+        return torch.tensor(parts)
+
+    def function(self, name: object, x: Tensor) -> Tensor:
+        """A random function of that name, of the numbers with residues x."""
+        key = key_of(self.seed, name)
+        word = torch.full(x.shape[:-1], key)
+        for residue in x.unbind(-1):
+            word = mixed(word ^ residue)
+        index = torch.arange(1, len(self.primes) + 1) * 0x9E3779B97F4A7C1
+        return (mixed(word[..., None] + index) >> 1) % self.p
+
+    def power(self, x: Tensor, exponents: Sequence[int]) -> Tensor:
+        """x to an exponent for each prime."""
+        bits, out = torch.tensor(exponents), torch.ones_like(x)
+        for i in range(max(exponents).bit_length()):
+            out = torch.where((bits >> i) & 1 == 1, out * x % self.p, out)
+            x = x * x % self.p
+        return out
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """1/x; Unlucky where x is zero."""
+        if not x.all():
+            raise Unlucky("A zero was divided by.")
+        return self.power(x, [p - 2 for p in self.primes])
+
+    def root(self, x: Tensor) -> Tensor:
+        """√x, multiplicative."""
+        return self.power(x, [(p + 1) // 4 for p in self.primes])
+
+    def inverse_root(self, x: Tensor) -> Tensor:
+        """1/√x; Unlucky where x is zero."""
+        if not x.all():
+            raise Unlucky("A zero was divided by.")
+        return self.power(x, [p - 1 - (p + 1) // 4 for p in self.primes])
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """(…, M, K, primes) × (…, K, N, primes): float64 products of 15 or 16 by 31
+        bits, of which 64 add up exactly.
+        """
+        a, b, p = a.movedim(-1, 0), b.movedim(-1, 0).double(), self.p
+        p = p.reshape(-1, *[1] * (max(a.dim(), b.dim()) - 1))
+        halves = torch.cat((a >> 16, a & 0xFFFF), -2).double()
+        parts = zip(halves.split(64, -1), b.split(64, -2), strict=True)
+        total = functools.reduce(torch.add, [(x @ y).long() % p for x, y in parts])
+        high, low = total.chunk(2, -2)
+        return (((high % p << 16) + low) % p).movedim(0, -1).contiguous()
+
+    @functools.cache  # noqa: B019
+    def number(self, x: float) -> Tensor:
+        """±q, ±√q or ±⁴√q where one of small height rounds to x, else a symbol."""
+        if x < 0:
+            return -self.number(-x) % self.p
+        if x == 0 or not math.isfinite(x):
+            return torch.zeros_like(self.p)
+        for degree in (1, 2, 4):
+            q = fraction(x**degree)
+            if q and degree == 1:
+                return self.exact(q)
+            if q and self.squares(q):
+                root = self.root(self.exact(q))
+                return root if degree == 2 else self.root(root)
+        symbol = self.known(torch.tensor([x], dtype=torch.float64)).view(torch.int64)
+        return self.function("symbol", symbol[:, None])[0]
+
+    def squares(self, q: Fraction) -> bool:
+        """Whether all prime factors of q are squares modulo every prime."""
+        if max(q.numerator, q.denominator) > HEIGHT**2:
+            return False
+        parts = factors(q.numerator) | factors(q.denominator)
+        return all(pow(n, (p - 1) // 2, p) == 1 for n in parts for p in self.primes)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """The residues of real numbers, each by `number`."""
+        values, back = distinct(x.detach().double())
+        if not values.numel():
+            return torch.zeros((*x.shape, len(self.primes)), dtype=torch.int64)
+        return torch.stack([self.number(v) for v in values.tolist()])[back]

@@ -1,0 +1,174 @@
+"""Whatever made the larger checkpoint: is it the same function?
+
+First every entry of the destination is *accounted for*: the source's own, the source's
+times the scalar that the sizes ask for, rounded once, or new and without effect. Where
+all are, the two are the same function for every input, and nothing needs to be run.
+Otherwise the first tensor, row and column that is not is named, and the function is
+measured: logits and loss of the eager clone in float64, then transformers' own forward
+pass and a greedy continuation in float32, and where these part, *the first tap* that does.
+
+The budget of what is measured follows from the growth. A weight that has a scalar is
+rounded once to the dtype it is stored in, so no fair budget lies below what one such
+rounding does to the source; a weight that has none need not change at all, and only the
+sums over it are rounded, in float64. Both are measured: every weight of the source is
+multiplied by 1 ± u, u of the one dtype or of the other, signs drawn with a seed. The
+logits may differ by 4 times what this changes in them, the largest and the root mean
+square change alike, the loss by 4 times the mean change of a token's loss (no cancelling
+between tokens), and all by no less than 64 u(float64) · max |logit|. A float32 forward
+pass has noise of its own, and there every weight is rounded to float32 at the least.
+
+What passes although it is wrong. Accounted for: a scaled entry that is the neighbour of
+the right one in its dtype; a growth of a decoder of which transformers computes something
+else than the table of its family says; and a model that will train otherwise, such as
+with zero readers or with a tied pair come apart, which is the same function for now. Only
+measured: a change smaller than its budget, which for a scaled bfloat16 weight is the change
+that storing in bfloat16 makes (hence ε and the rotary frequencies are compared by
+themselves, to more digits), and a change that the text does not reach, such as in
+positions beyond its length or, but for the norm of each row, in embeddings of tokens that
+are not in it.
+"""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from growproof.checkpoints import opened, read_config, weight_files
+from growproof.verify.accounting import Accounted, accounted
+from growproof.verify.function import in_the_clone, in_transformers
+from growproof.verify.outcome import Check, Verification
+from growproof.verify.parting import parting
+from growproof.verify.reasons import entries, unlike
+from growproof.verify.rendering import render
+from growproof.verify.sides import Side
+from growproof.verify.stranger import config_at, strangers, unknown
+from growproof.verify.structure import structure
+from growproof.verify.text import tokens_of
+
+__all__ = ["Check", "Side", "Verification", "render", "verify"]
+
+
+def verify(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    text: str | None = None,
+    tokens: int = 512,
+    continuation: int = 16,
+    seed: int = 0,
+    measure: bool = False,
+    progress: bool | None = None,
+) -> Verification:
+    """Compare two checkpoints as functions.
+
+    source, destination: directories with safetensors, or .gguf files. text: what to run
+    them on, by the source's tokenizer (default: the licence of Python, as in the
+    article; without a tokenizer, seeded random tokens). tokens: how many of it.
+    continuation: the length of the greedy continuation. seed: of the signs of the
+    budget. measure: run both even where every entry is accounted for; a text asks for it
+    as well. progress: bars on stderr (None: where that is a terminal). Memory: one tensor
+    in float64 for the accounting and the clone, one model in float32 for transformers.
+    Raises GrowthError or ValueError for what cannot be compared at all.
+    """
+    with ExitStack() as stack:
+        scratch = Path(tempfile.gettempdir())
+        a = stack.enter_context(opened(Path(source), scratch))
+        b = stack.enter_context(opened(Path(destination), scratch))
+        how = How(text, tokens, continuation, seed, progress)
+        checks, said = compare(a, b, how, measure=measure or text is not None)
+    return Verification(
+        source=str(source),
+        destination=str(destination),
+        text=said.text,
+        tokens=said.tokens,
+        checks=tuple(checks),
+        verdict=said.verdict,
+        parting=said.parting,
+    )
+
+
+@dataclass(frozen=True)
+class How:
+    """What to run the two on, and how."""
+
+    text: str | None
+    tokens: int
+    continuation: int
+    seed: int
+    progress: bool | None
+
+    def ids(self, directory: Path, config: Any) -> tuple[Tensor, str]:
+        """The tokens, and what they are."""
+        return tokens_of(directory, config, self.text, self.tokens, self.seed)
+
+
+@dataclass
+class Said:
+    """What there is to say beside the checks."""
+
+    text: str = "nothing: every entry is accounted for"
+    tokens: int = 0
+    verdict: str = ""
+    parting: str | None = None
+
+
+def compare(
+    source: Path, destination: Path, how: How, *, measure: bool
+) -> tuple[list[Check], Said]:
+    """Every check, and what is said beside them."""
+    stranger = unknown(source) or unknown(destination)
+    if stranger:
+        ids, text = how.ids(source, config_at(source))
+        checks = strangers(source, destination, stranger, ids, how.continuation)
+        return checks, Said(text, ids.shape[1])
+    old = Side.of(source)
+    read_config(destination)
+    weight_files(destination)
+    try:
+        new = Side.of(destination)
+    except ValueError as error:
+        checks = [Check(name="weights and config", found=str(error), passed=False)]
+        return checks, Said("nothing: config and weights disagree")
+    known = accounted(old, new, progress=how.progress)
+    checks = [*structure(old, new), *entries(old, new, known)]
+    if known.complete and not measure:
+        return checks, Said(verdict=accounted_for(old, new))
+    ids, text = how.ids(source, old.config)
+    checks += measured(old, new, known, ids, how)
+    said = Said(text, ids.shape[1])
+    if any(c.passed is False for c in checks):
+        said.verdict = unlike(old, new, known)
+        if old.has_clone and new.has_clone:
+            said.parting = parting(old, new, known, ids, how.seed)
+    elif known.complete:
+        said.verdict = accounted_for(old, new)
+    return checks, said
+
+
+def measured(
+    old: Side, new: Side, known: Accounted, ids: Tensor, how: How
+) -> list[Check]:
+    """The function on a text: in the clone, if there is one, and in transformers."""
+    if new.decoder.vocab < old.decoder.vocab:
+        return []
+    if old.has_clone and new.has_clone:
+        checks = in_the_clone(old, new, known, ids, how.seed, how.progress)
+    else:
+        d = old.decoder
+        found = f"the clone has no {d.activation} with {d.rotary.kind} rope"
+        checks = [Check(name="float64", found=found, passed=None)]
+    return checks + in_transformers(old, new, known, ids, how.continuation, how.seed)
+
+
+def accounted_for(old: Side, new: Side) -> str:
+    """The verdict where every entry is accounted for."""
+    n, m = old.decoder.vocab, new.decoder.vocab
+    if n == m:
+        return "The same function for every input: every entry is accounted for."
+    return (
+        f"The same function on the old tokens, for every input: every entry is accounted "
+        f"for. Tokens {n} to {m - 1} are new, and their logits join the softmax."
+    )

@@ -1,0 +1,167 @@
+"""One tensor of the destination against the source's, entry by entry."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from growproof.growth import Growth
+from growproof.padding import centred
+from growproof.rounding import neighbours, unit_roundoff
+from growproof.table import Row
+
+NARROW = (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miss:
+    """A tensor with entries that are not accounted for.
+
+    index: of the first. wrong: how many. relative: ‖got − expected‖ / ‖expected‖.
+    narrow: dtypes of which the entries are roundings of the source's.
+    """
+
+    name: str
+    said: str
+    index: tuple[int, ...] = ()
+    wrong: int = 1
+    relative: float = 0.0
+    narrow: frozenset[torch.dtype] = frozenset()
+
+    def __str__(self) -> str:
+        words = ("expert", "row", "column")[-max(len(self.index), 2) :]
+        at = [f" {w} {i}" for w, i in zip(words, self.index, strict=False)]
+        return f"{self.name}{','.join(['', *at]) if at else ''}: {self.said}"
+
+
+@dataclass
+class Account:
+    """How many entries are what, and the tensors with entries that are nothing of it.
+
+    equal: the source's. rounded: the source's, times a scalar or less a mean, rounded
+    once. new: zero, or read by nothing.
+    """
+
+    equal: int = 0
+    rounded: int = 0
+    new: int = 0
+    tensors: int = 0
+    misses: list[Miss] = field(default_factory=list[Miss])
+
+
+def taken(x: Tensor, origins: Sequence[Tensor]) -> Tensor:
+    """The old entry that belongs at each new one; anything where there is none."""
+    for dim, origin in enumerate(origins):
+        if not torch.equal(origin, torch.arange(x.shape[dim])):
+            x = x.index_select(dim, origin.clamp(min=0))
+    return x
+
+
+def outer(masks: Sequence[Tensor]) -> Tensor:
+    """True where all the masks are, along the axes one after the other."""
+    found = torch.tensor(True)
+    for mask in masks:
+        found = found[..., None] & mask
+    return found
+
+
+def expected(
+    x: Tensor, row: Row, origins: Sequence[Tensor], growth: Growth
+) -> tuple[Tensor, Tensor]:
+    """(what the entries should be, the size of what they are made of), in float64.
+
+    A scaled entry is s · (offset + x) − offset; new lanes hold the mean if row.averaged.
+    """
+    x = x.double()
+    c = centred(x, row, growth)
+    size = ((c + row.offset).abs() + (x - c).abs()) * abs(row.scale)
+    c = (c + row.offset) * row.scale - row.offset
+    want, size = taken(c, origins), taken(size, origins)
+    if row.averaged:
+        dim = row.axes.index("residual")
+        new = origins[dim] < 0
+        at = [1] * want.ndim
+        at[dim] = -1
+        others = [o if i != dim else torch.arange(1) for i, o in enumerate(origins)]
+        mean = taken(c.mean(dim, keepdim=True), others)
+        want = torch.where(new.view(at), mean, want)
+        size = torch.where(new.view(at), size.amax(dim, keepdim=True), size)
+    return want, size
+
+
+def judged(
+    name: str,
+    x: Tensor,
+    y: Tensor,
+    row: Row,
+    origins: Sequence[Tensor],
+    growth: Growth,
+    account: Account,
+) -> None:
+    """Count the entries of y, or add a miss: x is the source's tensor, y the new one's."""
+    account.tensors += 1
+    along = [origin >= 0 for origin in origins]
+    if row.averaged:
+        along[row.axes.index("residual")] |= True
+    held, silent = outer(along), outer(must_be_zero(row, origins))
+    narrower = unit_roundoff(y.dtype) > unit_roundoff(x.dtype)
+    exact = row.scale == 1 and row.centre is None and not row.averaged
+    if exact and not narrower:
+        want = taken(x, origins).to(y.dtype)
+        close = y == want
+    else:
+        want, size = expected(x, row, origins, growth)
+        close = neighbours(y.double(), want, size, y.dtype)
+    wrong = torch.where(held, ~close, silent & (y != 0)) | ~y.isfinite()
+    if not wrong.any():
+        inside = int(held.sum())
+        account.equal += inside * (exact and not narrower)
+        account.rounded += inside * (narrower or not exact)
+        account.new += y.numel() - inside
+        return
+    want = torch.where(held, want, 0)
+    account.misses.append(missed(name, y, want, held, wrong))
+
+
+def must_be_zero(row: Row, origins: Sequence[Tensor]) -> list[Tensor]:
+    """For each dimension, where new entries lie that would reach the residual stream.
+
+    New lanes, of what writes them and of a norm's bias, that old entries would fill.
+    """
+    writes = row.is_writer or (row.norm and row.reads is None)
+    if not writes or "residual" not in row.axes:
+        return [torch.zeros(len(origin), dtype=torch.bool) for origin in origins]
+    return [
+        origin < 0 if axis == "residual" else origin >= 0
+        for axis, origin in zip(row.axes, origins, strict=True)
+    ]
+
+
+def length(x: Tensor) -> float:
+    """‖x‖."""
+    return float((x * x).sum().sqrt())
+
+
+def missed(name: str, y: Tensor, want: Tensor, held: Tensor, wrong: Tensor) -> Miss:
+    """What is wrong with a tensor, and first where."""
+    index = tuple(int(i) for i in wrong.nonzero()[0])
+    got, exact = float(y[index]), float(want[index])
+    said = f"holds {got:.6g}, expected {exact:.6g}"
+    if not bool(held[index]):
+        said = f"holds {got:.6g}, expected 0: nothing may be written to a new lane"
+    inside, w = y[held].double(), want[held].double()
+    size = length(w) or 1.0
+    k = float((inside * w).sum() / (w * w).sum().clamp(min=1e-300))
+    off = length(inside - k * w) / size
+    if abs(k - 1) > 1e-3 and off < 0.01 * abs(k):
+        said += f" (all of it is {k:.4g} of what it should be)"
+    narrow = {t for t in NARROW if torch.equal(inside, w.to(t).double())}
+    return Miss(
+        name=name,
+        said=said,
+        index=index,
+        wrong=int(wrong.sum()),
+        relative=length(inside - w) / size,
+        narrow=frozenset(narrow),
+    )

@@ -1,0 +1,208 @@
+"""Logits, loss and greedy text: in the clone in float64, and in transformers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from growproof.clone import Taps, stages
+from growproof.models import build
+from growproof.padding import State
+from growproof.rounding import Perturbed, largest, unit_roundoff
+from growproof.table import rows, template_of
+from growproof.verify.accounting import Accounted
+from growproof.verify.outcome import Check
+from growproof.verify.sides import Side
+
+hub: Any = transformers  # untyped
+
+FACTOR = 4  # of the source's response to one rounding of its weights
+FLOOR = 64 * unit_roundoff(torch.float64)  # of the largest value compared
+PROMPT = 64  # tokens before the greedy continuation
+
+Run = Iterator[tuple[str, Taps]]
+
+
+def precision(old: Side, new: Side, known: Accounted) -> Callable[[str], torch.dtype]:
+    """What each weight of the source had to be rounded to once.
+
+    The destination's dtype, where it is a narrower one, or where the growth has a scalar
+    or a centring for it; else it need not change at all, and float64 rounds its sums.
+    """
+    table, scaling = rows(old.decoder), known.scaling
+    narrower = unit_roundoff(new.dtype) > unit_roundoff(old.dtype)
+
+    def dtype_of(name: str) -> torch.dtype:
+        row, part = table[template_of(name)], name.split(".")[-2]
+        must = narrower or scaling is None or scaling.changes(part, row)
+        return new.dtype if must else torch.float64
+
+    return dtype_of
+
+
+def runs(
+    old: Side, new: Side, known: Accounted, ids: Tensor, seed: int
+) -> tuple[Run, Run, Run]:
+    """The source, the source with what had to change rounded once, the destination."""
+    exact = old.state.map(lambda _, x: x.double())
+    shaken = Perturbed(exact, precision(old, new, known), seed)
+    grown = new.state.map(lambda _, x: x.double())
+    return (
+        stages(old.decoder, exact, ids),
+        stages(old.decoder, shaken, ids),
+        stages(new.decoder, grown, ids),
+    )
+
+
+def last_logits(run: Run, bar: Any) -> Tensor:
+    """(T, V) of a run; a bar goes on with each layer."""
+    end: Taps = {}
+    for _, end in run:  # noqa: B007
+        bar.update()
+    return end["logits"][0]
+
+
+def losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross entropy of each next token, (T − 1,), of logits (T, V)."""
+    return cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+
+
+def disabled(progress: bool | None) -> bool | None:
+    """tqdm's way to say it: None is off where stderr is no terminal."""
+    return None if progress is None else not progress
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square."""
+    return x.double().square().mean().sqrt().item()
+
+
+def budget_of(response: float, like: Tensor) -> float:
+    """4 times the response of the source, at least the floor."""
+    return max(FACTOR * response, FLOOR * largest(like))
+
+
+def function_checks(
+    name: str, want: Tensor, shaken: Tensor, got: Tensor, ids: Tensor
+) -> list[Check]:
+    """Logits (T, V) of the old tokens, by their largest and rms change, and loss."""
+    got = got[:, : want.shape[1]]
+    response, change = shaken - want, got - want
+    a, b, c = (losses(x, ids) for x in (want, shaken, got))
+    lost = abs((c.mean() - a.mean()).item())
+
+    def row(what: str, found: str, error: float, response: float) -> Check:
+        budget = budget_of(response, want)
+        return Check(
+            name=f"{what}, {name}",
+            found=found,
+            passed=error <= budget,
+            error=error,
+            budget=budget,
+        )
+
+    values = f"up to {largest(want):.4g} → {largest(got):.4g}"
+    total = f"{a.mean().item():.6f} → {c.mean().item():.6f}"
+    return [
+        row("logits max", values, largest(change), largest(response)),
+        row("logits rms", "", rms(change), rms(response)),
+        row("loss", total, lost, (b - a).abs().mean().item()),
+    ]
+
+
+@torch.no_grad()
+def in_the_clone(
+    old: Side,
+    new: Side,
+    known: Accounted,
+    ids: Tensor,
+    seed: int,
+    progress: bool | None = None,
+) -> list[Check]:
+    """Logits and loss of the eager clone in float64."""
+    total = 2 * (old.decoder.layers + 2) + new.decoder.layers + 2
+    with tqdm(
+        desc="float64",
+        total=total,
+        unit="layer",
+        disable=disabled(progress),
+        leave=False,
+    ) as bar:
+        three = runs(old, new, known, ids, seed)
+        want, shaken, got = (last_logits(run, bar) for run in three)
+    return function_checks("float64", want, shaken, got, ids)
+
+
+@torch.no_grad()
+def in_transformers(
+    old: Side, new: Side, known: Accounted, ids: Tensor, continuation: int, seed: int
+) -> list[Check]:
+    """Logits, loss and a greedy continuation of transformers' own forward in float32.
+
+    The source is rounded as in the clone, to float32 at the finest, so that the budget
+    holds the noise of a float32 forward pass as well.
+    """
+    name = "transformers"
+    model = old.load()
+    want = model(ids).logits[0]
+    words, scores = continued(model, ids, continuation)
+    del model
+    dtype_of = precision(old, new, known)
+
+    def coarse(name: str) -> torch.dtype:
+        return max(dtype_of(name), torch.float32, key=unit_roundoff)
+
+    shaken = rebuilt(old, Perturbed(old.state, coarse, seed))(ids).logits[0]
+    try:
+        model = new.load()
+        got = model(ids).logits[0]
+        words_new, _ = continued(model, ids, continuation)
+    except Exception as error:  # whatever a stranger's checkpoint makes it raise
+        found = f"{type(error).__name__}: {error}"
+        return [Check(name=f"runs in {name}", found=found, passed=False)]
+    checks = function_checks(name, want, shaken, got, ids)
+    margin = 2 * budget_of(largest(shaken - want), want)
+    return [*checks, same_words(words, words_new, scores, margin)]
+
+
+def rebuilt(side: Side, state: State) -> Any:
+    """The side's model in transformers with other weights, float32."""
+    single = {name: state[name].float() for name in state}
+    return build(side.config, single).eval()
+
+
+def continued(model: Any, ids: Tensor, length: int) -> tuple[list[int], Tensor]:
+    """Greedy tokens after the first ones of the text, by generate() with its cache.
+
+    Returns them and the logits they were chosen by, (length, V).
+    """
+    model.generation_config = hub.GenerationConfig(
+        max_new_tokens=length,
+        do_sample=False,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    prompt = ids[:, :PROMPT]
+    out = model.generate(prompt, attention_mask=torch.ones_like(prompt))
+    return out.sequences[0, prompt.shape[1] :].tolist(), torch.cat(out.logits)
+
+
+def same_words(a: list[int], b: list[int], scores: Tensor, margin: float) -> Check:
+    """The same tokens, or the first other one lost by less than the budget allows."""
+    name, total = "greedy continuation", len(a)
+    equal = next((i for i in range(total) if a[i] != b[i]), total)
+    if equal == total:
+        return Check(name=name, found=f"the same {total} tokens", passed=True)
+    lost = (scores[equal, a[equal]] - scores[equal, b[equal]]).item()
+    return Check(
+        name=name,
+        found=f"token {equal + 1} of {total} differs, ahead by {lost:.1e}",
+        passed=lost <= margin,
+        error=lost,
+        budget=margin,
+    )

@@ -1,0 +1,110 @@
+"""Families that growproof has no table of: through transformers alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from growproof.checkpoints import weight_files
+from growproof.decoder import GrowthError
+from growproof.families import family_named
+from growproof.models import decoder_of
+from growproof.rounding import largest, rounded
+from growproof.verify.function import budget_of, continued, function_checks, same_words
+from growproof.verify.outcome import Check
+
+hub: Any = transformers  # untyped
+NOT_LOOKED_AT = (
+    "tensors one by one, float64 sums, ε, rotary frequencies and taps: {why}. Only what "
+    "transformers computes is compared"
+)
+
+
+def unknown(directory: Path) -> str:
+    """Why growproof's own tables do not reach, where transformers has the family; or ''."""
+    try:
+        raw = json.loads((directory / "config.json").read_text("utf-8"))
+        kind = str(raw["model_type"])
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+        return ""  # said better where it is read
+    if raw.get("quantization_config"):
+        return ""
+    try:
+        family_named(kind)
+        if not kind.startswith("masked_"):
+            decoder_of(hub.AutoConfig.from_pretrained(directory))
+    except GrowthError as error:
+        return str(error) if kind in hub.CONFIG_MAPPING else ""
+    return ""
+
+
+def config_at(directory: Path) -> Any:
+    """The transformers config of a directory, of whatever family; no code is run."""
+    return hub.AutoConfig.from_pretrained(directory, trust_remote_code=False)
+
+
+@torch.no_grad()
+def strangers(
+    source: Path, destination: Path, why: str, ids: Tensor, continuation: int
+) -> list[Check]:
+    """Logits, loss and greedy text, in float64 and float32, and what was not looked at."""
+    weight_files(source)
+    weight_files(destination)
+    kinds = [str(config_at(path).model_type) for path in (source, destination)]
+    family = kinds[0] if kinds[0] == kinds[1] else " → ".join(kinds)
+    note = NOT_LOOKED_AT.format(why=why.split(":")[0])
+    checks = [
+        Check(
+            name="family", found=family, passed=True if kinds[0] == kinds[1] else None
+        ),
+        Check(name="not looked at", found=note, passed=None),
+    ]
+    for dtype in (torch.float64, torch.float32):
+        checks += in_dtype(source, destination, ids, continuation, dtype)
+        if any(c.passed is False for c in checks):
+            break
+    return checks
+
+
+def in_dtype(
+    source: Path, destination: Path, ids: Tensor, continuation: int, dtype: torch.dtype
+) -> list[Check]:
+    """Logits and loss in one dtype; greedy text in float32.
+
+    The budget is the source's response to one rounding to float32 of every weight:
+    transformers computes softmax, norms and rotary angles in float32 in any case.
+    """
+    name = f"transformers, {str(dtype)[6:]}"
+    model = loaded(source, dtype)
+    want = model(ids).logits[0].double()
+    words, scores = continued(model, ids, continuation)
+    for parameter, p in model.named_parameters():
+        p.copy_(rounded(parameter, p, torch.float32, 0))
+    shaken = model(ids).logits[0].double()
+    del model
+    try:
+        model = loaded(destination, dtype)
+        got = model(ids).logits[0].double()
+        words_new, _ = continued(model, ids, continuation)
+    except Exception as error:  # whatever a stranger's checkpoint makes it raise
+        found = f"{type(error).__name__}: {error}"
+        return [Check(name=f"runs in {name}", found=found, passed=False)]
+    checks = function_checks(name, want, shaken, got, ids)
+    if dtype == torch.float32:
+        margin = 2 * budget_of(largest(shaken - want), want)
+        checks.append(same_words(words, words_new, scores, margin))
+    return checks
+
+
+def loaded(directory: Path, dtype: torch.dtype) -> Any:
+    """The model, by transformers' own code. ValueError where it is there in part."""
+    model, info = hub.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, output_loading_info=True, trust_remote_code=False
+    )
+    wrong = {k: sorted(map(str, v)) for k, v in info.items() if v}
+    if wrong:
+        raise ValueError(f"transformers loads {directory} only in part: {wrong}")
+    return model.eval()

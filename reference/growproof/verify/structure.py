@@ -1,0 +1,139 @@
+"""What config and weights say, before anything is run."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from growproof.checkpoints import stored_tensors
+from growproof.decoder import Decoder, Rotary
+from growproof.families import family_of
+from growproof.family import SIZES
+from growproof.rounding import unit_roundoff
+from growproof.table import count
+from growproof.verify.outcome import Check
+from growproof.verify.sides import Side
+
+MORE = {"experts": "experts", "expert_mlp": "size of an expert"}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def structure(old: Side, new: Side) -> list[Check]:
+    """Every check of structure."""
+    a, b = old.decoder, new.decoder
+    sizes = {name: (getattr(a, f), getattr(b, f)) for f, name in (SIZES | MORE).items()}
+    grown = [f"{n} {i:,} → {j:,}" for n, (i, j) in sizes.items() if i != j]
+    dtypes = [stored_dtypes(side.directory) for side in (old, new)]
+    tied = ["tied" if d.tied else "untied" for d in (a, b)]
+    families = [family_of(s.config).model_type for s in (old, new)]
+    checks = [
+        Check(
+            name="family",
+            found=changed(*families),
+            passed=True if families[0] == families[1] else None,
+        ),
+        Check(
+            name="sizes",
+            found="\n".join(grown) or "unchanged",
+            passed=all(j >= i for i, j in sizes.values()),
+        ),
+        Check(
+            name="parameters",
+            found=changed(f"{count(a):,}", f"{count(b):,}"),
+            passed=True,  # or `Side.of` had raised
+        ),
+        Check(
+            name="embedding, head",
+            found=changed(*tied),
+            passed=True if a.tied == b.tied else None,
+        ),
+        Check(
+            name="dtype",
+            found=changed(*dtypes),
+            passed=True if dtypes[0] == dtypes[1] else None,
+        ),
+    ]
+    if old.has_clone and new.has_clone:
+        checks.append(same_frequencies(a, b))
+    if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
+        checks.append(same_eps(old, new))
+    return checks
+
+
+def stored_dtypes(directory: Path) -> str:
+    """The dtypes in a checkpoint, from the headers of its files."""
+    files = stored_tensors(directory)
+    kinds = {str(file.get_slice(name).get_dtype()) for name, file in files.items()}
+    return ", ".join(sorted(DTYPES[kind] for kind in kinds))
+
+
+def changed(a: str, b: str) -> str:
+    """`a`, or `a → b`."""
+    return a if a == b else f"{a} → {b}"
+
+
+def rotaries(d: Decoder) -> list[Rotary]:
+    """The rotary embeddings of a decoder's layers, each once, in order."""
+    return list(dict.fromkeys(kind.rotary for kind in d.kinds if kind.rotary))
+
+
+def same_frequencies(a: Decoder, b: Decoder) -> Check:
+    """The rotary frequencies of the source are among the destination's.
+
+    Positions beyond the text show a wrong one, and a text does not. 1e-6: transformers
+    computes them in float32.
+    """
+    before, after = rotaries(a), rotaries(b)
+    found = f"{a.rotary.dims} → {b.rotary.dims} lanes"
+    pairs = list(zip(before, after, strict=False))
+    if len(before) != len(after) or any(r.dims < s.dims for s, r in pairs):
+        return Check(name="rotary frequencies", found=found, passed=False)
+    errors = [0.0]
+    for r, s in pairs:
+        f, g = r.frequencies(), s.frequencies()
+        errors.append((g / f[:, None] - 1).abs().amin(1).max().item())
+    return Check(
+        name="rotary frequencies",
+        found=found,
+        passed=max(errors) <= 1e-6,
+        error=max(errors),
+        budget=1e-6,
+    )
+
+
+def same_eps(old: Side, new: Side) -> Check:
+    """Variance ÷ ε of every embedding row, as the first norm sees it, is kept.
+
+    A norm divides by √(variance + ε): whatever is done to the residual, the ratio of
+    the two must stay, or the outputs are not proportional. The rounding of the grown
+    rows moves a variance by at most 2 u.
+    """
+    n = old.decoder.vocab
+    a, b = (variances(side)[:n] / side.decoder.eps for side in (old, new))
+    error = ((b - a).abs() / torch.maximum(a, b).clamp(min=1e-30)).max().item()
+    budget = 4 * unit_roundoff(new.dtype) + 1e-6
+    return Check(
+        name="variance ÷ ε",
+        found=f"ε {old.decoder.eps:.3g} → {new.decoder.eps:.3g}",
+        passed=error <= budget,
+        error=error,
+        budget=budget,
+    )
+
+
+def variances(side: Side) -> Tensor:
+    """Of each row of the embedding, by the norm's divisor and its mean: (V,) float64."""
+    d = side.decoder
+    size, scale = d.norm_size, d.embedding_scale
+    scale *= d.hidden**0.5 if d.root_embedding else 1.0
+
+    def variance(rows: Tensor) -> Tensor:
+        x = rows.double() * scale
+        if d.norm == "layer":
+            lanes = torch.arange(x.shape[1]) < size
+            x = x - x.sum(1, keepdim=True) / size * lanes
+        return (x * x).sum(1) / size
+
+    embedding = side.state["embed.weight"]
+    starts = range(0, len(embedding), 4096)
+    return torch.cat([variance(embedding[i : i + 4096]) for i in starts])
