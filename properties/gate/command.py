@@ -24,6 +24,8 @@ the grower
   --grower GROWER          the same as GROWER
   --grower-command COMMAND a program on checkpoint directories, as above
   --grower-timeout SECONDS the most it may take for one growth (default: 60)
+  --family NAME,…          the families it is for (default: llama,stablelm; of
+                           growproof:grow every one)
   --without FEATURE,…      what it does not claim: never drawn, never asked for, of
                            FEATURES
   --with FEATURE,…         what it claims besides, of
@@ -48,7 +50,7 @@ what is kept
 OURS = re.findall(r"--[a-z-]+", HELP)
 # pytest's options that take the next word
 TAKES_NEXT = (
-    "-k", "-m", "-n", "-p", "-c", "-o", "-r", "-W", "--with", "--without", "--xfails",
+    "-k", "-m", "-n", "-p", "-c", "-o", "-r", "-W", "--family", "--with", "--without", "--xfails",
     "--write-xfails", "--repro-dir", "--errors-save", "--errors-compare", "--junitxml",
     "--errors-fail", "--errors-accept", "--grower", "--grower-command", "--durations",
     "--grower-timeout", "--hypothesis-profile", "--hypothesis-seed", "--tb", "--maxfail",

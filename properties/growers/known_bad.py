@@ -499,6 +499,7 @@ def attention(name: str) -> str:
 
 PROJECTIONS = test_attention.test_projections_are_padded
 ROTARY = test_attention.test_rotary_keeps_pairs_and_frequencies
+PARTED = {"rotary": "parted"}  # lanes between the old ones need no other θ
 SCORES = test_attention.test_scores_keep_their_scale
 ATTENTION = test_attention.test_attention_maps_padded_to_padded
 GATE = test_mlp.test_gate_and_up_are_padded
@@ -655,26 +656,26 @@ FAULTS: tuple[Fault, ...] = (
           law=EPS, reason="norm", model=module_eps),
     # rotary
     Fault(name="theta_unchanged", says="rope_theta not raised to K'/K",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(rope_theta=g.old.rotary.theta)(c, g), model=rebuilt),
     Fault(name="theta_inverse", says="rope_theta raised to K/K'",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta ** (1 / taller(g)))(c, g), model=rebuilt),
     Fault(name="theta_linear", says="rope_theta times K'/K (NTK by analogy)",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta * taller(g))(c, g), model=rebuilt),
     Fault(name="theta_rounded", says="rope_theta rounded to float32",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=float(torch.tensor(g.new.rotary.theta, dtype=torch.float32)))(c, g),
           model=rebuilt),
     Fault(name="halves_together", says="rotary halves side by side in q and k",
-          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           state=halves_together("[qk]")),
     Fault(name="halves_together_in_key", says="rotary halves parted in q, not in k",
-          law=PROJECTIONS, reason=attention("key"),
+          options=PARTED, law=PROJECTIONS, reason=attention("key"),
           state=halves_together("k")),
     Fault(name="dynamic_ntk", says="dynamic rotary that differs past 16 tokens only",
           law=test_decoder.test_transformers_agrees, reason="logits", config=ntk_beyond,
