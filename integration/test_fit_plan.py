@@ -57,7 +57,13 @@ def exhaustively(old: Decoder, wanted: Wanted, rules: Rules) -> tuple[int, int] 
     for (h, g), k, d in itertools.product(heads, lanes, range(old.hidden, wide)):
         if h % g or (rules.tied_head_dim and d != h * k):
             continue
-        sizes = {"hidden": d, "heads": h, "groups": g, "head_dim": k, "mlp": mlp}
+        sizes: dict[str, Any] = {
+            "hidden": d,
+            "heads": h,
+            "groups": g,
+            "head_dim": k,
+            "mlp": mlp,
+        }
         if not is_fit(SimpleNamespace(**sizes), wanted, rules):
             continue
         try:

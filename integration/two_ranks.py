@@ -17,7 +17,7 @@ TOKENS = torch.arange(24)[None] % 37
 def split(directory: str) -> Any:
     """The model in a directory, of whose plan this rank holds its share."""
     try:  # transformers 5.18 and later
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         how: dict[str, Any] = {
             "distributed_config": DistributedConfig(tp_plan="auto", tp_size=2)

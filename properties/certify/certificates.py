@@ -24,7 +24,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -339,9 +339,9 @@ def compared(
             raise
         except Exception as error:
             return f"{run.name}: over residues, {type(error).__name__}: {error}."
-        if not isinstance(b, FieldTensor):
+        if not (isinstance(a, FieldTensor) and isinstance(b, FieldTensor)):
             return f"{run.name}: the logits do not depend on the grown parameters."
-        b = b[..., : a.shape[-1]]
+        b = cast(FieldTensor, b[..., : a.shape[-1]])
         if a.shape != b.shape:
             return f"{run.name}: logits {tuple(b.shape)}, not {tuple(a.shape)}."
         if wrong := int((a.residues != b.residues).any(-1).sum()):

@@ -179,6 +179,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         name = ", ".join(f"{n}={v}" for n, v in target.items()) or "nothing"
         chosen = [Case(name, options.family, fields, target)]
     for name, size in target.items():
+        assert options.family is not None
         known = SIZES if options.family in TINY else FAMILIES[options.family] | SIZES
         if name not in known or not isinstance(size, int):
             usage.error(f"no size to grow to: {name}={size} (of {', '.join(known)})")

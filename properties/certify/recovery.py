@@ -8,7 +8,7 @@ No names are needed: forms are matched by their values in runs with other weight
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,8 @@ class Map:
     ) -> dict[str, FieldTensor]:
         """The grown parameters, where the old ones are these residues."""
         ring = field.ring
-        forms = torch.cat([v.values(old[v.name]).residues for v in self.views])
+        values = [v.values(old[v.name]) for v in self.views]
+        forms = torch.cat([cast(FieldTensor, x).residues for x in values])
         at = torch.from_numpy(self.form)
         out = ring.lift(torch.from_numpy(self.offset))
         scale = ring.lift(torch.from_numpy(self.scale))
@@ -153,4 +154,8 @@ def fitted(
     b = y[low, each] - slope * f[low, each]
     slack = MATCH * (np.abs(slope) * size + np.abs(b))
     affine = (np.abs(y - slope * f - b) <= slack).all(0)
-    return plain | affine, np.where(plain, a, slope), np.where(plain, 0.0, b)
+    return (
+        np.asarray(plain | affine),
+        np.where(plain, a, slope),
+        np.where(plain, 0.0, b),
+    )

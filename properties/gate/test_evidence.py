@@ -3,6 +3,7 @@
 import copy
 import itertools
 import re
+from typing import Any
 
 import growproof
 import pytest
@@ -83,7 +84,9 @@ def both(a: Fault, b: Fault) -> Fault:
             return lambda *x: (first(*x), second(*x))
         return first or second
 
-    stages = {stage: after(stage) for stage in ("table", "state", "config", "model")}
+    stages: dict[str, Any] = {
+        stage: after(stage) for stage in ("table", "state", "config", "model")
+    }
     return Fault(
         name=f"{a.name}+{b.name}", says="", law=a.law, reason="", options=a.options | b.options,
         **stages,

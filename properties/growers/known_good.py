@@ -14,7 +14,7 @@ from typing import Any
 import growproof
 import torch
 from growproof.families import family_of
-from growproof.growth import Growth
+from growproof.growth import Growth, Policies
 from growproof.models import config_of, model_of, plan_model, state_of
 from growproof.padding import grow_state
 from growproof.table import layer_of, parameters, template_of
@@ -107,8 +107,8 @@ def mean_padded(model: Any, target: Mapping[str, int]) -> Any:
     exact without centring. New norm weights and biases are zero.
     """
     layer_norm = plan_model(model.config, target).old.norm == "layer"
-    options = {"norm": "averaged"} if layer_norm else {}
-    return growproof.grow(model, target, **options)
+    policies = Policies(norm="averaged" if layer_norm else None)
+    return growproof.grow(model, target, policies)
 
 
 def duplicated(model: Any, target: Mapping[str, int]) -> Any:

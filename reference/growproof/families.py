@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from growproof.decoder import GrowthError, Kind, Rotary
-from growproof.family import SIZES, Family
+from growproof.family import SIZES, Family, Value
 from growproof.stored import Stored, by_head, joined, plain, transposed
 
 Tensors = dict[str, Stored]
@@ -60,6 +60,7 @@ EXPERTS: Tensors = {
 QKV = frozenset("qkv")
 QKVO = QKV | {"o"}
 MLP_PAIR = frozenset(("up", "down"))
+NONE = frozenset[str]()
 
 
 def biases(**flags: str) -> Callable[[Any], frozenset[str]]:
@@ -168,7 +169,7 @@ register(Family(
     says={"root_embedding": True, "norm_offset": 1.0,
           "biases": biases(attention_bias="q k v o")},
 ))  # fmt: skip
-GEMMA: dict[str, Any] = {
+GEMMA: dict[str, Value] = {
     "root_embedding": True, "norm_offset": 1.0, "places": "both",
     "biases": biases(attention_bias="q k v o"),
     "activation": lambda c: c.hidden_activation,
@@ -220,7 +221,7 @@ register(Family(
             mlp__dense_h_to_4h="up", mlp__dense_4h_to_h="down"),
     disk={"embed_out.weight": plain("head.weight")},
     says={"norm": "layer", "gated": False,
-          "biases": lambda c: MLP_PAIR | (QKVO if c.attention_bias else set()),
+          "biases": lambda c: MLP_PAIR | (QKVO if c.attention_bias else NONE),
           "parallel": lambda c: 2 * c.use_parallel_residual},
 ))  # fmt: skip
 register(Family(

@@ -13,7 +13,7 @@ import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -68,6 +68,7 @@ class Asked:
 
 
 Says = Callable[[Any], Any]
+Value = Says | frozenset[str] | str | float | None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Family:
     tied_head_dim: bool = False
     partial: bool = False
     whole_heads: bool = False
-    says: dict[str, Any] = field(default_factory=dict[str, Any])
+    says: dict[str, Value] = field(default_factory=dict[str, Value])
     kinds: Callable[[Any, Mapping[str, Rotary], int], Kind] | None = None
     writes: dict[str, Says] = field(default_factory=dict[str, Says])
 
@@ -120,12 +121,14 @@ class Family:
     def decoder(self, config: Any) -> Decoder:
         """The normal form of a config. Raises GrowthError for a switch not known here."""
         asked = Asked(config)
-        sizes = {f: asked.get(name, 0) for f, name in self.sizes.items()}
+        sizes: dict[str, Any] = {f: asked.get(n, 0) for f, n in self.sizes.items()}
         sizes["groups"] = sizes.get("groups") or sizes["heads"]
         implied = sizes["hidden"] // max(sizes["heads"], 1)
         if self.tied_head_dim or not sizes.get("head_dim"):
             sizes["head_dim"] = implied
-        says = {f: v(asked) if callable(v) else v for f, v in self.says.items()}
+        says: dict[str, Any] = {
+            f: v(asked) if callable(v) else v for f, v in self.says.items()
+        }
         says.setdefault(
             "activation",
             asked.get("hidden_act") or asked.get("hidden_activation", "silu"),
@@ -147,13 +150,13 @@ class Family:
         self, config: Asked, rope: Mapping[str, Any], sizes: Mapping[str, int]
     ) -> tuple[Kind, ...]:
         """A kind for each layer."""
-        by_type = {k: v for k, v in rope.items() if isinstance(v, Mapping)}
+        by_type = {k: v for k, v in rope.items() if is_table(v)}
         rotaries = {
             name: self.rotary(parameters, sizes["head_dim"])
             for name, parameters in (by_type or {"": rope}).items()
             if parameters
         }
-        of = self.kinds or (lambda _c, found, _i: Kind(rotary=found.get("")))
+        of = self.kinds or alike
         return tuple(of(config, rotaries, i) for i in range(sizes["layers"]))
 
     def rotary(self, rope: Mapping[str, Any], head_dim: int) -> Rotary:
@@ -191,8 +194,8 @@ class Family:
                 "scale is not a code: grow the model before it is quantised"
             )
         known = asked.seen | {*self.sizes.values(), *self.writes}
-        for name, usual in switches(type(config)).items():
-            got = vars(config).get(name, usual)
+        for name, usual in switches(config.__class__).items():
+            got = getattr(config, name, usual)
             if name not in known and got != usual:
                 raise GrowthError(
                     f"a {self.model_type} with {name} = {reprlib.repr(got)} (usually "
@@ -229,8 +232,8 @@ class Family:
 
     def rope(self, rope: Mapping[str, Any], growth: Growth) -> dict[str, Any]:
         """The grown rope parameters, by layer type where they are."""
-        found = {
-            name: self.rope(value, growth) if isinstance(value, Mapping) else value
+        found: dict[str, Any] = {
+            name: self.rope(value, growth) if is_table(value) else value
             for name, value in rope.items()
         }
         parted = growth.old.split and growth.taller > 1 and growth.between == 1
@@ -335,6 +338,17 @@ class Family:
             return
         for i, piece in enumerate(scattered(whole, counts[axis])):
             yield template.format(layer=layer, **{axis: i}), piece.contiguous()
+
+
+def is_table(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether rope parameters are those of one layer type among several."""
+    return isinstance(value, Mapping)
+
+
+def alike(config: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
+    """Every layer attends to all that came before."""
+    del config, i
+    return Kind(rotary=rotaries.get(""))
 
 
 def grown_list(values: Sequence[Any], growth: Growth) -> list[Any]:

@@ -278,7 +278,7 @@ def adapted(op: str, name: str, x: Any, rank: int, width: int) -> Any:
         dims += [rank] if op == "permute" else []
         return dims[0] if isinstance(x, int) else dims
     if name in ("size", "shape", "repeats"):
-        return [*x, 1 if name == "repeats" else width]
+        return [*(x or ()), 1 if name == "repeats" else width]
     return x
 
 

@@ -1,7 +1,7 @@
 """transformers models in and out: a config is a Decoder, a module is a state dict."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,7 +59,7 @@ def config_of(config: Any, growth: Growth) -> Any:
     """The grown model's config: a copy of the old one with what growing changes."""
     family = family_of(config)
     fields = family.config_fields(config, growth)
-    cls = type(config)
+    cls: Callable[..., Any] = config.__class__
     if growth.policies.norm == "masked":
         if family.model_type not in MASKED:
             raise GrowthError(
@@ -130,7 +130,7 @@ def model_of(config: Any, state: State, like: Any) -> Any:
         if name in old:
             home, _, last = name.rpartition(".")
             like_it = {"device": old[name].device, "dtype": old[name].dtype}
-            modules[home]._buffers[last] = buffer.to(**like_it)
+            setattr(modules[home], last, buffer.to(**like_it))
     trained = {kind(n): p.requires_grad for n, p in like.named_parameters()}
     trained |= {n: p.requires_grad for n, p in like.named_parameters()}
     for name, p in model.named_parameters():
@@ -176,8 +176,10 @@ def with_head_dim(
     model_type: str, config: Any, sizes: dict[str, int]
 ) -> dict[str, int]:
     """The sizes, with the head_dim that follows from hidden_size and the heads."""
-    hidden = sizes.get("hidden", config.hidden_size)
-    heads = sizes.get("heads", config.num_attention_heads)
+    hidden, heads = (
+        sizes[f] if f in sizes else int(getattr(config, family_of(config).sizes[f]))
+        for f in ("hidden", "heads")
+    )
     if hidden % heads:
         raise GrowthError(
             f"a {model_type}'s head_dim is hidden_size / num_attention_heads, got "

@@ -279,7 +279,8 @@ def wide_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def multiplied(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in index order; batch axes broadcast."""
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    shapes: Any = torch
+    batch: tuple[int, ...] = shapes.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     wide = (x.expand(*batch, *x.shape[-2:]) for x in (a, b))
     return spelled.matmul(*wide)
 
@@ -289,6 +290,12 @@ def summed(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     return spelled.total(x, dim, keepdim)
 
 
+def silu(x: Tensor, inplace: bool = False) -> Tensor:
+    """`torch.nn.functional.silu`, never in place."""
+    del inplace
+    return spelled.silu(x)
+
+
 IN_ORDER: dict[Any, Callable[..., Any]] = {
     torch.matmul: multiplied,
     torch.Tensor.matmul: multiplied,
@@ -296,7 +303,7 @@ IN_ORDER: dict[Any, Callable[..., Any]] = {
     torch.Tensor.sum: summed,
     torch.sum: summed,
     torch.rsqrt: spelled.rsqrt,
-    torch.nn.functional.silu: lambda x, inplace=False: spelled.silu(x),
+    torch.nn.functional.silu: silu,
     torch.nn.functional.gelu: spelled.gelu,
 }
 
@@ -312,4 +319,5 @@ class InOrder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """The value of `func`, in index order."""
-        return IN_ORDER.get(func, func)(*args, **(kwargs or {}))
+        spelled_out: Callable[..., Any] = IN_ORDER.get(func) or func
+        return spelled_out(*args, **(kwargs or {}))

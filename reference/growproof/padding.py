@@ -14,6 +14,7 @@ from torch import Tensor
 
 from growproof.decoder import Decoder
 from growproof.growth import Growth
+from growproof.stored import parted
 from growproof.table import (
     Row,
     Table,
@@ -53,10 +54,10 @@ def dealt(x: Tensor, row: Row, growth: Growth) -> Tensor:
     share = -(-old.repeats // m)
     for dim, axis in enumerate(row.axes):
         if axis == "key":
-            groups = x.unflatten(dim, (old.groups, -1))
+            groups = parted(x, dim, (old.groups, -1))
             x = groups.repeat_interleave(m, dim).flatten(dim, dim + 1)
         elif axis in ("query", "head"):
-            heads = x.unflatten(dim, (old.groups, old.repeats, -1))
+            heads = parted(x, dim, (old.groups, old.repeats, -1))
             room = x.new_zeros(
                 (*heads.shape[: dim + 1], m * share, *heads.shape[dim + 2 :])
             )
@@ -72,11 +73,11 @@ def gathered(x: Tensor, row: Row, growth: Growth) -> Tensor:
         return x
     for dim, axis in enumerate(row.axes):
         if axis == "key":
-            x = x.unflatten(dim, (old.groups, m, -1)).select(dim + 1, 0)
-            x = x.flatten(dim, dim + 1)
+            copies = parted(x, dim, (old.groups, m, -1))
+            x = copies.select(dim + 1, 0).flatten(dim, dim + 1)
         elif axis in ("query", "head"):
             share = -(-old.repeats // m)
-            heads = x.unflatten(dim, (old.groups, m * share, -1))
+            heads = parted(x, dim, (old.groups, m * share, -1))
             x = heads.narrow(dim + 1, 0, old.repeats).flatten(dim, dim + 2)
     return x
 

@@ -29,8 +29,10 @@ def frequencies(config: Any) -> dict[str, Tensor]:
     home = sys.modules[model.__module__]
     name = next(name for name in dir(home) if name.endswith("RotaryEmbedding"))
     rotary = getattr(home, name)(config)
+    found: dict[str, Tensor]
     found = {n: b.double() for n, b in rotary.named_buffers() if "original" not in n}
-    scales = {n: v for n, v in vars(rotary).items() if n.endswith("attention_scaling")}
+    held: dict[str, Any] = rotary.__dict__
+    scales = {n: v for n, v in held.items() if n.endswith("attention_scaling")}
     return found | {n: torch.tensor([float(v)]).double() for n, v in scales.items()}
 
 

@@ -57,11 +57,12 @@ class Perturbed(Mapping[str, Tensor]):
 
     def __init__(self, state: State, precision: Precision, seed: int) -> None:
         self.state, self.seed = state, seed
-        fixed = isinstance(precision, torch.dtype)
-        self.dtype_of = (lambda _: precision) if fixed else precision
+        self.precision = precision
 
     def __getitem__(self, name: str) -> Tensor:
-        return rounded(name, self.state[name], self.dtype_of(name), self.seed)
+        p = self.precision
+        dtype = p if isinstance(p, torch.dtype) else p(name)
+        return rounded(name, self.state[name], dtype, self.seed)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.state)

@@ -16,6 +16,11 @@ from growproof.decoder import Decoder
 Sizes = Sequence[Sequence[int]]
 
 
+def parted(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """x with one dimension as a product of others; one of the sizes may be -1."""
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
 @dataclass(frozen=True)
 class Stored:
     """One stored tensor, or one for each head or expert, and the canonical ones in it.
@@ -47,7 +52,7 @@ def joined(*parts: str) -> Stored:
 
     def split(x: Tensor, sizes: Sizes, _d: Decoder) -> list[Tensor]:
         dim = along(x)
-        return list(x.split([size[dim] for size in sizes], dim))
+        return list(torch.split(x, [size[dim] for size in sizes], dim))
 
     return Stored(parts, split, lambda xs, _d: torch.cat(list(xs), along(xs[0])))
 
@@ -57,11 +62,11 @@ def by_head(*parts: str) -> Stored:
     n = len(parts)
 
     def split(x: Tensor, _sizes: Sizes, d: Decoder) -> list[Tensor]:
-        heads = x.unflatten(0, (d.heads, n, d.head_dim))
+        heads = parted(x, 0, (d.heads, n, d.head_dim))
         return [part.flatten(0, 1) for part in heads.unbind(1)]
 
     def join(xs: Sequence[Tensor], d: Decoder) -> Tensor:
-        heads = [x.unflatten(0, (d.heads, d.head_dim)) for x in xs]
+        heads = [parted(x, 0, (d.heads, d.head_dim)) for x in xs]
         return torch.stack(heads, 1).flatten(0, 2)
 
     return Stored(parts, split, join)

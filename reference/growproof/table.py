@@ -61,6 +61,7 @@ class Row:
 Table = dict[str, Row]
 
 # name: (writes, reads) of the linear maps of a layer
+QK_NORMS: dict[str, Axis] = {"q_norm": "query", "k_norm": "key"}
 ATTENTION: dict[str, tuple[Axis, Axis]] = {
     "q": ("query", "residual"),
     "k": ("key", "residual"),
@@ -228,8 +229,8 @@ def rows(d: Decoder) -> Mapping[str, Row]:
         table[name] = Row(
             ("residual",), "residual", "residual", norm=True, offset=d.norm_offset
         )
-    for part, axis in (("q_norm", "query"), ("k_norm", "key")) if d.qk_norm else ():
-        along = "lane" if d.qk_norm == "lane" else axis
+    for part, axis in QK_NORMS.items() if d.qk_norm else ():
+        along: Axis = "lane" if d.qk_norm == "lane" else axis
         table[LAYER + part] = Row((along,), axis, axis, norm=True, offset=d.norm_offset)
     dense = any(not kind.sparse for kind in d.kinds)
     for part, (writes, reads) in ATTENTION.items():

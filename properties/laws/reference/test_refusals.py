@@ -1,6 +1,7 @@
 """What cannot be exact is refused, with the reason and the way out."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ LLAMA = Decoder(
 STABLELM = dataclasses.replace(
     LLAMA, norm="layer", split=False, hidden=32, norm_size=32, kinds=turning(2)
 )
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": 11, "hidden_size": 32, "intermediate_size": 12,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
 }  # fmt: skip
