@@ -252,7 +252,7 @@ def test_two_ranks_share_out_what_they_could_not(
     assert config["num_key_value_heads"] % 2
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
            "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost",
-           two_ranks.__file__]  # fmt: skip
+           "--module", two_ranks.__name__]  # fmt: skip
     failed = subprocess.run([*run, checkpoint, found], capture_output=True, check=False)
     assert failed.returncode
     assert not found.exists()

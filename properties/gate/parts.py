@@ -114,12 +114,14 @@ def zero(part: Part, ratios: Ratios) -> str | None:
 
 
 def factor_of(a: Tensor, b: Tensor, unit: float) -> float | None:
-    """The r with a = r · b, entry by entry to rounding, or None."""
+    """The r with a = r · b, entry by entry to rounding, or None; of one entry, r ≈ 1."""
     here = b != 0
-    if int(here.sum()) < 2 or bool(a[~here].any()):
+    if not here.any() or bool(a[~here].any()):
         return None
     ratio = a[here] / b[here]
     r = float((a * b).sum() / (b * b).sum())
+    if int(here.sum()) == 1 and abs(r - 1) > 0.1:  # it may be anything
+        return None
     spread = float((ratio - r).abs().max())
     return r if r and spread <= 4 * unit * abs(r) else None
 

@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import AXES, DOMAIN, OPTIONS, USUAL, known_families
+from ..laws.domain import DOMAIN, USUAL, known_families
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.registry import PROMISES, law_of, reference
@@ -277,14 +277,7 @@ class Gate:
             if feature in needed or item.get_closest_marker(feature):
                 return feature
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        family, axis = (str(params.get(name, "")) for name in ("family", "axis"))
-        for value in (family, axis):
-            if value in (*known_families(), *AXES, *OPTIONS) and not DOMAIN.has(value):
-                return value
-        alone = family in known_families() and axis in AXES
-        if alone and axis not in DOMAIN.growable(family):
-            return f"{axis} (a {family}'s cannot grow alone)"
-        return None
+        return DOMAIN.lacks(params)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         self.judged.refusals.clear()

@@ -59,6 +59,17 @@ class Domain:
             free -= {"hidden"}
         return [axis for axis in AXES if axis in free]
 
+    def lacks(self, arguments: Mapping[str, Any]) -> str | None:
+        """What these arguments of a law ask for and the domain has not, or None."""
+        family, axis = (str(arguments.get(name, "")) for name in ("family", "axis"))
+        for value in (family, axis):
+            if value in (*TABLES, *AXES, *OPTIONS) and not self.has(value):
+                return value
+        alone = family in TABLES and axis in AXES
+        if alone and axis not in self.growable(family):
+            return f"{axis} (a {family}'s cannot grow alone)"
+        return None
+
 
 DOMAIN = Domain()
 

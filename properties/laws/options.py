@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from growproof.decoder import whole_factor
 from hypothesis import strategies as st
 
 from .domain import DOMAIN
@@ -74,7 +75,7 @@ class Options:
         """Rope parameters of which some lanes turn."""
         lanes = self.sizes["head_dim"]
         dims = 2 * self.draw(st.integers(1, lanes // 2))
-        factor = dims / lanes
+        factor = whole_factor(dims, lanes)
         return {
             "rope_parameters": {
                 "rope_type": "default",

@@ -25,7 +25,7 @@ from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS, Fault
 from ..growers.known_good import GROWERS, REFERENCE, Good
 from ..laws import examples
-from ..laws.domain import CORE, DOMAIN
+from ..laws.domain import CORE, DOMAIN, Domain
 from ..laws.registry import Item, items, law_of, trainable
 from .detection import DTYPES, by_line
 from .picture import Matrix, picture
@@ -100,9 +100,18 @@ def right_reason(fault: Fault, cell: Cell) -> bool:
 
 
 def promised(good: Good) -> list[Item]:
-    """The laws that a known-good grower promises to keep."""
-    kept = set(good.promises)
-    return [item for item in items().values() if item.law.promises <= kept]
+    """The laws that a known-good grower promises to keep, on what it is asked for."""
+    kept, domain = set(good.promises), Domain(asked_of(good))
+    return [
+        item
+        for item in items().values()
+        if item.law.promises <= kept and not domain.lacks(item.arguments)
+    ]
+
+
+def asked_of(good: Good) -> set[str]:
+    """The features of the domain that a known-good grower claims."""
+    return {*CORE, *good.with_features}
 
 
 def false_alarms(store: Path | None) -> int:
@@ -122,7 +131,7 @@ def false_alarms(store: Path | None) -> int:
             counts[good.name] += 1
             return good(model, target)
 
-        DOMAIN.features = set(CORE) | set(good.with_features)
+        DOMAIN.features = asked_of(good)
         try:
             with recording(record):
                 item.judge(Grower(good.name, counted))

@@ -96,6 +96,10 @@ Goal True. idtac "10 ieee_zero_insertion:". Abort.
 Print Assumptions ieee_zero_insertion.
 Goal True. idtac "10 ieee_without_overflow:". Abort.
 Print Assumptions ieee_without_overflow.
+Goal True. idtac "10 llama_backward:". Abort.
+Print Assumptions llama_backward.
+Goal True. idtac "10 rounding_is_near:". Abort.
+Print Assumptions rounding_is_near.
 Goal True. idtac "11 unscaled_norm:". Abort.
 Print Assumptions unscaled_norm.
 Goal True. idtac "11 naive_pad_false:". Abort.

@@ -57,6 +57,16 @@ class Rotary:
         )
 
 
+def whole_factor(dims: int, head_dim: int) -> float:
+    """A factor f with int(K · f) = dims, which dims / K can miss by one.
+
+    >>> int(98 * (16 / 98)), int(98 * whole_factor(16, 98))
+    (15, 16)
+    """
+    f = dims / head_dim
+    return f if int(head_dim * f) == dims else math.nextafter(f, 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """What one layer may have otherwise than its neighbours.
@@ -169,14 +179,8 @@ class Decoder:
 
     @property
     def partial_rotary_factor(self) -> float:
-        """A factor f with int(K · f) = dims, which dims / K can miss by one.
-
-        >>> int(98 * (0.25 * 64 / 98))
-        15
-        """
-        dims = self.rotary.dims
-        f = dims / self.head_dim
-        return f if int(self.head_dim * f) == dims else math.nextafter(f, 2)
+        """The config's: `whole_factor` of the lanes that turn."""
+        return whole_factor(self.rotary.dims, self.head_dim)
 
     def layers_that(self, sparse: bool | None) -> Iterator[int]:
         """The layers with experts, or those without; None for all."""
