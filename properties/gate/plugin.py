@@ -196,6 +196,7 @@ class Gate:
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
         self.findings: list[dict[str, Any]] = []
+        self.outdated: list[str] = []
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -311,9 +312,11 @@ class Gate:
             report.user_properties.append(("share", share))
         if report.failed and call.excinfo is not None:
             self.tell(item, call.excinfo.value, report)
-        if entry is None or isinstance(item, StaleXfail):
-            return report
-        return expect(report, entry)
+        if isinstance(item, StaleXfail):
+            outdated(report, str(report.longrepr))
+        elif entry is not None:
+            expect(report, entry)
+        return report
 
     def tell(
         self, item: pytest.Item, error: BaseException, report: pytest.TestReport
@@ -343,6 +346,8 @@ class Gate:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         found = dict(report.user_properties)
         finding: Any = found.get("finding")
+        if "outdated" in found and not self.worker:
+            self.outdated.append(str(found["outdated"]))
         if report.when != "call" or self.worker or not finding:
             return
         if report.failed:
@@ -400,6 +405,11 @@ class Gate:
             terminalreporter.section("what is wrong")
             for line in verdict.blocks(self.findings, width):
                 terminalreporter.line(line)
+        if self.outdated:
+            terminalreporter.section("expected failures that are out of date")
+            for text in self.outdated:
+                for line in verdict.wrapped(text, width, "", "  "):
+                    terminalreporter.line(line)
 
     def pytest_unconfigure(self) -> None:
         """The last line: a sentence."""
@@ -411,6 +421,8 @@ class Gate:
             reporter.write_line(self.nothing)
         elif self.findings:
             reporter.write_line(verdict.violated(name, self.findings))
+        elif self.outdated:
+            reporter.write_line(f"{name}: its expected failures are out of date")
         elif stats.get("passed") and not (stats.get("failed") or stats.get("error")):
             told = (dict(r.user_properties) for r in stats["passed"])
             promises = {str(found.get("promise", "")) for found in told}
@@ -433,26 +445,27 @@ class StaleXfail(pytest.Item):
         return self.config.rootpath, None, f"xfails::{self.name}"
 
 
-def expect(report: pytest.TestReport, entry: xfails.Expected) -> pytest.TestReport:
+def outdated(report: pytest.TestReport, why: str) -> None:
+    """Fail the report of an entry that must be mended, and say why."""
+    report.outcome = "failed"
+    report.user_properties.append(("outdated", why))
+
+
+def expect(report: pytest.TestReport, entry: xfails.Expected) -> None:
     """The report of an item that was expected to fail."""
     if report.passed:
-        report.outcome = "failed"
-        report.longrepr = (
-            f"expected to fail ({entry.reason}), and passes: remove its line"
-        )
-        return report
+        why = f"{entry.law} was expected to fail ({entry.reason}), and passes: remove its line"
+        report.longrepr = why
+        outdated(report, why)
+        return
     ratio = float(dict(report.user_properties).get("ratio", math.nan))  # pyright: ignore[reportArgumentType]
     if entry.ceiling is not None and not ratio <= entry.ceiling:
-        report.sections.append(
-            (
-                "expected failure",
-                f"worse than its ceiling: {ratio:.3g} > {entry.ceiling:.3g}",
-            )
-        )
-        return report
+        why = f"worse than its ceiling: {ratio:.3g} > {entry.ceiling:.3g}"
+        report.sections.append(("expected failure", why))
+        outdated(report, f"{entry.law} got {why}")
+        return
     report.outcome = "skipped"
     report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
-    return report
 
 
 def within(item: pytest.Item) -> str:

@@ -271,7 +271,7 @@ def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
         ("growproof:grwo", "did you mean grow?"),
         ("nowhere.py:grow", "there is no file nowhere.py"),
         ("growproof.cli:OK", "is a int, expected a callable"),
-        ("growproof.growth:grown_rotary", None),
+        ("growproof.padding:shrink_state", None),
         ("growproof.padding:check", None),
         ("growproof.table:count", r"must accept \(model, target\)"),
     ],
