@@ -63,9 +63,11 @@ def compare(taps: dict[str, Tensor], model: Any, case: Case, **told: Any) -> Non
     d, state = decoder_of(model.config), state_of(model)
     exact = {name: w.double() for name, w in state.items()}
     truth = clone.forward(d, exact, case.ids)
+    dtype = told["dtype"]  # that of the islands, which round a tap itself, too
     response = Responses(
-        lambda shaken: clone.forward(d, shaken, case.ids), exact, truth, told["dtype"]
-    )
+        lambda shaken: clone.forward(d, shaken, case.ids), exact, truth, dtype,
+        floor=dtype,
+    )  # fmt: skip
     for tap, actual in taps.items():
         close(
             actual.double(), truth[tap], tap=tap, case=case, response=response[tap],

@@ -223,7 +223,7 @@ def normalise(
         x = x - x.sum(-1, keepdim=True) / size * lanes
     variance = (x * x).sum(-1, keepdim=True) / size
     weight = d.norm_offset + weight if d.norm_offset else weight
-    y = x / torch.sqrt(variance + d.eps) * weight
+    y = x * (1 / torch.sqrt(variance + d.eps)) * weight
     return y if bias is None else y + bias
 
 

@@ -12,7 +12,7 @@ import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from torch import Tensor
@@ -284,8 +284,8 @@ class Family:
         return {key: [n for _, n in sorted(pieces)] for key, pieces in found.items()}
 
     def size_of(self, part: str, d: Decoder) -> list[int]:
-        """The size of a canonical tensor."""
-        row = rows(d).get(part)
+        """The size of a canonical tensor; a tied model may hold its head, too."""
+        row = rows(replace(d, tied=False)).get(part)
         if row is None:
             raise GrowthError(
                 f"the checkpoint holds {part}, which this {self.model_type} has not: "

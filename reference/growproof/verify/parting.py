@@ -19,6 +19,14 @@ from growproof.verify.scaling import Scaling
 from growproof.verify.sides import Side
 
 OWN = {"value": ("v", "key"), "context": ("o", "query")}  # tap → whose axis it has
+OTHER_STREAM = (
+    ". The residual is not the source's, padded with zeros, so that no later tap can be "
+    "compared: another layout, or a wrong embedding"
+)
+MEAN_KEPT = (
+    ": it is the source's with its mean, and a LayerNorm over more lanes takes another "
+    "mean away (norm = centred removes it from every writer)"
+)
 STREAM = ("embedding", "attention", "attn_out_norm", "mlp", "mlp_out_norm", "residual")
 
 
@@ -55,10 +63,12 @@ def parting(old: Side, new: Side, known: Accounted, ids: Tensor, seed: int) -> s
         if wrong:
             name, said = next(iter(wrong.items()))
             if n == 0:
-                said += (
-                    ". The residual is not the source's, padded with zeros, so that no "
-                    "later tap can be compared: another layout, or a wrong embedding"
+                kept = replace(table["embedding"], centre=None)
+                origins = origins_of(known, name, kept, at, old)
+                why = differs(
+                    x[name], y[name], z[name], kept, origins, growth, stream=True
                 )
+                said += OTHER_STREAM if why else MEAN_KEPT
             if fresh:
                 name, said = (
                     silence(z),
