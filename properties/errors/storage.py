@@ -66,7 +66,8 @@ def pack(r: Record) -> dict[str, Any]:
 
 def _unpack(data: Mapping[str, Any]) -> Record:
     """A record from JSON that keeps the schema."""
-    pairs = [[*map(int, pair.split(":"))] for pair in data["sketch"].split()]
+    split = (pair.split(":") for pair in data["sketch"].split())
+    pairs = [(int(b), int(n)) for b, n in split]
     if outside := [b for b, _ in pairs if not ZERO <= b <= TOP]:
         raise LedgerError(f"a sketch has bins from {ZERO} to {TOP}, got {outside[0]}")
     numbers = {n: data[n] for n in ("ratio", "ulps", "relative")}

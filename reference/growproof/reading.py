@@ -8,9 +8,9 @@ index names files of its own directory only.
 
 import dataclasses
 import json
-import math
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +32,7 @@ MOST_SIZE = 2**31 - 1
 # fields that say how many of something there are: time and memory follow from them
 COUNTS = re.compile(r"num_\w+|n_(layer|head|group|expert)\w*|\w+_layers")
 MOST = 2**16
+NUMBERS = ("rope_theta", "partial_rotary_factor", "low_freq_factor", "high_freq_factor")
 FIELD = re.compile(r"(?:field|attribute|argument|key) ['\"`](\w+)['\"`]", re.I)
 STORED = ("F64", "F32", "F16", "BF16")
 
@@ -160,6 +161,9 @@ def check_bounds(found: dict[str, Any], path: Path) -> None:
     for name, value in found.items():
         if isinstance(value, dict):
             check_bounds(cast("dict[str, Any]", value), path)
+        if name in NUMBERS and not (value is None or is_number(value)):
+            got = reprlib.repr(cast("Any", value))
+            raise BadInput(path, name, got, "a finite number")
         for number in cast("list[Any]", value if isinstance(value, list) else [value]):
             if not isinstance(number, int) or isinstance(number, bool):
                 continue
@@ -211,7 +215,7 @@ def check_values(part: Any, path: object) -> None:
 def is_number(value: Any) -> bool:
     """True for a finite number; a bool is none."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) <= sys.float_info.max
 
 
 # declared types of the normal form's fields, what holds of their values, in words
@@ -245,8 +249,6 @@ def generation_fields(directory: Path) -> dict[str, Any] | None:
         return None
     fields = json_object(path)
     check_bounds(fields, path)
-    with refused(path, "a generation config that transformers takes"):
-        hub.GenerationConfig.from_dict(dict(fields))
     tokens: Any = fields.get("suppress_tokens")
     whole = isinstance(tokens, list) and {*map(type, cast("list[Any]", tokens))} <= {
         int
@@ -255,6 +257,8 @@ def generation_fields(directory: Path) -> dict[str, Any] | None:
         raise BadInput(
             path, "suppress_tokens", reprlib.repr(cast("Any", tokens)), "token ids"
         )
+    with refused(path, "a generation config that transformers takes"):
+        hub.GenerationConfig.from_dict(dict(fields))
     return fields
 
 
