@@ -360,7 +360,7 @@ REFUSALS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "no weights": (lambda s, p: emptied(s, p), "holds neither model.safetensors nor"),
     "cut off": (
         lambda s, p: emptied(s, p, model__safetensors=b"\x10\0\0\0"),
-        "is no complete safetensors file",
+        "expected a complete safetensors file",
     ),
     "lost shard": (
         lambda s, p: emptied(
@@ -372,12 +372,12 @@ REFUSALS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         lambda s, p: emptied(
             s, p, model__safetensors__index__json=b'{"weight_map": {"a": "../b"}}'
         ),
-        "which are not there",
+        "weight_map, 'a': got '../b', expected the name of a file beside the index",
     ),
     "not there": (lambda s, p: p, "download a hub model first"),
     "gguf": (
         lambda s, p: [p.with_suffix(".gguf").write_bytes(b"GGML"), p.with_suffix(".gguf")][1],
-        "does not begin as a GGUF file",
+        "its first bytes: got b'GGML', expected b'GGUF'",
     ),
 }  # fmt: skip
 
@@ -407,7 +407,7 @@ CONFIG_REFUSALS = {
     ),
     "quantised": ({"quantization_config": {"bits": 4}}, "quantised weights"),
     "other sizes": ({"intermediate_size": 25}, "should be (25, 16)"),
-    "no type": ({"model_type": None}, "no table for model type 'None'"),
+    "no type": ({"model_type": None}, "model_type: got None, expected a model type"),
 }
 
 

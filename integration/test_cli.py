@@ -1,10 +1,6 @@
-"""`growproof check`: exit codes, growers in the current directory, and the wheel."""
+"""`growproof check`: exit codes, growers in the current directory, its settings."""
 
 import configparser
-import os
-import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -63,27 +59,6 @@ def test_a_named_file_of_the_suite_is_the_suite(
     collected = [x for x in capfd.readouterr().out.splitlines() if "::" in x]
     assert collected
     assert all("test_mlp.py" in item for item in collected)
-
-
-def test_the_wheel_checks_as_the_checkout_does(elsewhere: Path) -> None:
-    """As hatchling lays it out: growproof/properties, no conftest, no pyproject."""
-    package, laws = Path(cli.__file__).parent, suite()[0]
-    skipped = shutil.ignore_patterns("__pycache__", "*.vo*", "*.glob", "*.aux")
-    installed = shutil.copytree(
-        package, elsewhere / "site" / "growproof", ignore=skipped
-    )
-    shutil.copytree(laws, installed / "properties", ignore=skipped)
-    code = "from growproof import cli; print(cli.__file__); exit(cli.main())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "check", "growers_here:grow", *LAW],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(elsewhere / "site")},
-    )
-    assert done.stdout.startswith(str(installed))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "passed" in done.stdout
 
 
 def test_the_wheels_settings_are_the_checkouts() -> None:

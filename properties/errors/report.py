@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from growproof.reading import BadInput, text_in
 from rich.console import Console
 
 from . import comparison, storage
@@ -27,8 +28,8 @@ from .verdict import Report
 def _benchmarks(path: str) -> list[dict[str, Any]] | None:
     """pytest-benchmark's list, or None for another JSON."""
     try:
-        data = storage.read_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, LedgerError) as error:
+        data = storage.read_json(text_in(Path(path), storage.MOST_BYTES))
+    except (BadInput, LedgerError) as error:
         raise LedgerError(f"cannot read {path}: {error}") from None
     found = data.get("benchmarks") if isinstance(data, dict) else None
     if found is None:

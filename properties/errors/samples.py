@@ -85,7 +85,7 @@ def laddered(slip: float = 0.0, created: str = "2026-01-02T03:04:05+00:00") -> L
 
 GOOD = storage.dumps(book(comparison(1.5, 1)))
 BAD = {
-    "empty": ("", "the file is empty"),
+    "empty": ("", "got an empty file"),
     "truncated": (GOOD[: len(GOOD) // 2], "truncated"),
     "newer": (GOOD.replace('"schema_version": 1', '"schema_version": 2'), "newer"),
     "nan": (GOOD.replace('"ratio": 1.5', '"ratio": NaN'), "finite numbers only"),

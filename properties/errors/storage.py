@@ -15,11 +15,24 @@ from typing import Any
 
 import jsonschema
 import jsonschema.exceptions
+from growproof.reading import BadInput, parsed, text_in
 
-from .ledger import KEY, Failure, Ledger, LedgerError, Loss, Record, Run, Tally
+from .ledger import (
+    KEY,
+    TOP,
+    ZERO,
+    Failure,
+    Ledger,
+    LedgerError,
+    Loss,
+    Record,
+    Run,
+    Tally,
+)
 
 SCHEMA = json.loads(Path(__file__).with_name("ledger.schema.json").read_text())
 VERSION = 1
+MOST_BYTES = 256 << 20
 
 
 def now() -> str:
@@ -53,13 +66,16 @@ def pack(r: Record) -> dict[str, Any]:
 
 def _unpack(data: Mapping[str, Any]) -> Record:
     """A record from JSON that keeps the schema."""
-    pairs = (pair.split(":") for pair in data["sketch"].split())
+    split = (pair.split(":") for pair in data["sketch"].split())
+    pairs = [(int(b), int(n)) for b, n in split]
+    if outside := [b for b, _ in pairs if not ZERO <= b <= TOP]:
+        raise LedgerError(f"a sketch has bins from {ZERO} to {TOP}, got {outside[0]}")
     numbers = {n: data[n] for n in ("ratio", "ulps", "relative")}
     return Record(
         key=tuple(data[name] for name in KEY),
         **{n: math.inf if x is None else x for n, x in numbers.items()},
         **{n: data[n] for n in ("count", "nonfinite", "budget", "example")},
-        bins=Counter({int(b): int(n) for b, n in pairs}),
+        bins=Counter(dict(pairs)),
         digest=int(data["digest"], 16),
     )
 
@@ -94,17 +110,23 @@ def _number(text: str) -> float:
 
 def read_json(text: str) -> Any:
     """Parse strictly: no NaN, no infinity, and an error that says what is wrong."""
-    if not text.strip():
-        raise LedgerError("the file is empty")
     try:
-        return json.loads(text, parse_constant=_number, parse_float=_number)
-    except json.JSONDecodeError as error:
-        raise LedgerError(f"it is truncated or not JSON ({error})") from None
+        return parsed(text, "", parse_constant=_number, parse_float=_number)
+    except BadInput as error:
+        raise LedgerError(f"got {error.got}, expected {error.expected}") from None
 
 
 def loads(text: str) -> Ledger:
     """A ledger from what `dumps` made of it. LedgerError for anything else."""
     data = _checked(read_json(text))
+    try:
+        return _ledger(data)
+    except (ValueError, OverflowError) as error:
+        raise LedgerError(f"a number of it is past all sizes: {error}") from None
+
+
+def _ledger(data: Mapping[str, Any]) -> Ledger:
+    """A ledger from JSON that keeps the schema."""
     ledger = Ledger(**{n: data[n] for n in ("environment", "accepted", "created")})
     ledger.run = _run(data["run"])
     for row in data["comparisons"]:
@@ -148,9 +170,9 @@ def _checked(data: Any) -> dict[str, Any]:
 def load(path: str | Path) -> Ledger:
     """The ledger in a file. LedgerError, with the path, if it holds none."""
     try:
-        return loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LedgerError(f"cannot read the ledger {path}: {error}") from None
+        return loads(text_in(Path(path), MOST_BYTES))
+    except BadInput as error:
+        raise LedgerError(f"cannot read the ledger {error}") from None
     except LedgerError as error:
         raise LedgerError(f"cannot read the ledger {path}: {error}") from None
 

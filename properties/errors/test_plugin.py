@@ -221,7 +221,7 @@ def test_bad_baselines_stop_before_the_run(run: Runs) -> None:
     assert codes == [4] * 2 * len(BAD)
     assert run.files() == before
     code, text = run({"test_a": 0.0}, "--errors-compare=0.json")
-    assert (code, "0.json: the file is empty" in text) == (4, True), text
+    assert (code, "0.json: got an empty file" in text) == (4, True), text
 
 
 def test_incomplete_runs_are_neither_compared_nor_stored(run: Runs) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ the grower
   --grower GROWER          the same as GROWER
   --grower-command COMMAND a program on checkpoint directories, as above
   --grower-timeout SECONDS the most it may take for one growth (default: 60)
+  --isolate                end the run where one growth takes longer, or the grower ends
+                           its process (default where $CI is set; --no-isolate: not)
   --family NAME,…          the families it is for (default: llama,stablelm; of
                            growproof:grow every one)
   --without FEATURE,…      what it does not claim: never drawn, never asked for, of
@@ -47,6 +50,7 @@ what is kept
   --junitxml FILE          for a CI service
   -v                       every failure in full
 """
+LIMIT = 60.0  # seconds for one growth
 OURS = re.findall(r"--[a-z-]+", HELP)
 # pytest's options that take the next word
 TAKES_NEXT = (
@@ -139,6 +143,27 @@ def markers(expression: str) -> None:
             raise UsageError(
                 f"-m knows no {word}{hint or '.'} It takes: {', '.join(known[:5])}"
             )
+
+
+def time_limit(words: list[str]) -> float | None:
+    """The seconds that one growth may take, where the run is isolated; else None."""
+    asked = "--isolate" in words or os.environ.get("CI", "") not in ("", "0", "false")
+    if not asked or "--no-isolate" in words:
+        return None
+    try:
+        return float(valued(words, "--grower-timeout") or LIMIT)
+    except ValueError as error:
+        raise UsageError(f"--grower-timeout is a number of seconds: {error}") from None
+
+
+def valued(words: list[str], option: str) -> str | None:
+    """What follows an option with a long name: `--x y` and `--x=y`."""
+    for at, word in enumerate(words):
+        if word == option:
+            return words[at + 1] if at + 1 < len(words) else None
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
 
 
 def nothing(words: list[str]) -> str:

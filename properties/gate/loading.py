@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from ..errors import ledger
+from .guarded import guarded, refuse_meta, undisturbed
 
 DEFAULT = "growproof:grow"
 
@@ -36,12 +37,13 @@ class Grower:
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
         """The grown model. Raises BrokenGrower where none comes back."""
-        grown = self.function(model, dict(target))
+        grown = guarded(self.name, lambda: self.function(model, dict(target)))
         if not hasattr(grown, "state_dict") or not hasattr(grown, "config"):
             raise BrokenGrower(
                 f"{self.name} returned {type(grown).__name__}, expected a transformers "
                 "model (StableLmForCausalLM or LlamaForCausalLM)"
             )
+        refuse_meta(self.name, grown, model)
         ledger.grew()
         return grown
 
@@ -54,9 +56,12 @@ def load_grower(spec: str) -> Grower:
             f"a grower is named MODULE:CALLABLE or FILE.py:CALLABLE, got {spec!r}"
         )
     try:
-        found: Any = module_of(place)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        with undisturbed():
+            found: Any = module_of(place)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+            path = list(sys.path)
+        sys.path[:] = path or sys.path  # what it adds stays: it may import later
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything, or exit

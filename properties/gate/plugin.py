@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import gc
 import importlib.metadata
@@ -30,7 +31,7 @@ from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
-from . import findings, score, verdict, xfails
+from . import findings, guarded, score, verdict, xfails
 from .domain import FEATURES, MORE, UnknownName, narrow
 from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
@@ -96,7 +97,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="the most that --grower-command may take for one growth (default: 60)",
+        help="the most that one growth may take, of --grower-command or where the run "
+        "is isolated (default: 60)",
+    )
+    group.addoption(
+        "--isolate",
+        action=argparse.BooleanOptionalAction,
+        help="of `growproof check`: end the run where one growth takes longer than that, "
+        "or the grower ends its process (default where $CI is set)",
     )
     group.addoption(
         "--without",
@@ -152,6 +160,7 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.freeze()  # models come and go by the thousand; what is imported does not
     try:
         config.pluginmanager.register(Gate(config), "growproof")
+        guarded.tell("started", "yes")
     except (BrokenGrower, UnknownName, xfails.XfailError) as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -193,6 +202,7 @@ class Gate:
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
         self.nothing: str | None = None
+        self.session: pytest.Session | None = None
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
         self.findings: list[dict[str, Any]] = []
@@ -373,7 +383,7 @@ class Gate:
         return reporter.stats
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        asked = self.judged.asked
+        asked, self.session = self.judged.asked, session
         if self.worker:
             vars(self.config)["workeroutput"]["growproof_asked"] = asked.plain()
             return
@@ -412,7 +422,10 @@ class Gate:
                     terminalreporter.line(line)
 
     def pytest_unconfigure(self) -> None:
-        """The last line: a sentence."""
+        """The last line: a sentence; and the verdict, for who supervises the run."""
+        if not self.worker:
+            code = int(self.session.exitstatus) if self.session else "as it ends"
+            guarded.tell("verdict", str(code))
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.worker or reporter is None or self.config.option.collectonly:
             return

@@ -69,7 +69,7 @@ def test_a_module_that_raises_or_exits(tmp_path: Path, text: str, said: str) -> 
     with pytest.raises(BrokenGrower, match=said) as caught:
         load_grower(f"{path}:grow")
     assert len(str(caught.value).splitlines()) == 1
-    sys.path.remove(str(tmp_path))
+    assert str(tmp_path) not in sys.path
 
 
 @pytest.mark.parametrize("x", [1.23401, 100.0, 12345.6, 9.999, 0.0123456, 4e14])

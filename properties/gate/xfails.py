@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
+from growproof.reading import BadInput, text_in
+
 
 class XfailError(ValueError):
     """A line that is not an expected failure."""
@@ -80,9 +82,9 @@ def parse(line: str, where: str) -> Expected:
 def load(path: Path) -> dict[str, Expected]:
     """The expected failures of a file, by law. Raises XfailError."""
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise XfailError(f"cannot read {path}: {error.strerror}") from error
+        lines = text_in(path).splitlines()
+    except BadInput as error:
+        raise XfailError(f"cannot read {error}") from None
     found: dict[str, Expected] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):

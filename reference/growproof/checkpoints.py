@@ -17,21 +17,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 from transformers import dynamic_module_utils
 
+from growproof import reading
 from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
 from growproof.models import (
-    config_class,
     config_of,
     decoder_of,
     model_class,
@@ -118,10 +117,12 @@ def grow_checkpoint(
         raise GrowthError(f"a shard must hold at least one byte, got {shard_bytes}")
     with opened(source, scratch=destination.absolute().parent) as directory:
         config = read_config(directory)
+        reading.generation_fields(directory)
         growth = plan_model(config, target, policies)
         state = read_weights(directory, config)
         check(state, growth.old)
-        new_config = config_of(config, growth)
+        with reading.refused(directory / "config.json", "a config that can be grown"):
+            new_config = config_of(config, growth)
         stored = state["embed.weight"].dtype
         new_config.dtype = dtype or getattr(config, "dtype", None) or stored
         bigger = Grown(state.map(lambda _, x: widened(x, dtype)), growth)
@@ -173,40 +174,28 @@ def convert_gguf(source: Path, directory: Path) -> None:
             f"reading {source.name} needs {' and '.join(missing)}: "
             "pip install 'growproof[real]'"
         )
-    with source.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise GrowthError(f"{source} does not begin as a GGUF file does")
+    reading.check_gguf(source)
     where: dict[str, Any] = {"gguf_file": source.name}
-    config = hub.AutoConfig.from_pretrained(source.parent, **where)
-    model = model_class(config).from_pretrained(source.parent, **where)
-    # what was read is plain float32: nothing is quantised any more
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.save_pretrained(directory)
-    tokenizer = hub.AutoTokenizer.from_pretrained(source.parent, **where)
-    tokenizer.save_pretrained(directory)
+    config = gguf_config(source)
+    with reading.refused(source, "a GGUF file that transformers can convert"):
+        model = model_class(config).from_pretrained(source.parent, **where)
+        # what was read is plain float32: nothing is quantised any more
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(directory)
+        tokenizer = hub.AutoTokenizer.from_pretrained(source.parent, **where)
+        tokenizer.save_pretrained(directory)
+
+
+def gguf_config(source: Path) -> Any:
+    """The config that transformers makes of a .gguf file's header."""
+    with reading.refused(source, "a GGUF file that transformers can convert"):
+        return hub.AutoConfig.from_pretrained(source.parent, gguf_file=source.name)
 
 
 def read_config(directory: Path) -> Any:
     """The transformers config in `directory`, of the class its model_type names."""
-    try:
-        raw = json.loads((directory / "config.json").read_text("utf-8"))
-        model_type = raw["model_type"]
-    except FileNotFoundError:
-        raise GrowthError(
-            f"{directory} has no config.json: it is no checkpoint directory"
-        ) from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise GrowthError(
-            f"{directory / 'config.json'} is no model's config: {error!r}"
-        ) from None
-    cls = config_class(str(model_type))
-    if raw.get("quantization_config"):
-        raise GrowthError(
-            f"{directory} holds quantised weights, which have no room to be scaled: "
-            "save a dequantised copy first (model.dequantize(), save_pretrained)"
-        )
-    return cls.from_pretrained(directory)
+    return reading.config_in(directory)
 
 
 def read_weights(directory: Path, config: Any) -> Lazy:
@@ -238,22 +227,11 @@ def stored_tensors(directory: Path) -> dict[str, Any]:
     """Stored name → the open file that holds it, but for what legacy code left there."""
     files: dict[str, Any] = {}
     for path in weight_files(directory):
-        try:
-            file: Any = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise GrowthError(
-                f"{path} is no complete safetensors file: {error}"
-            ) from None
-        for name in cast("list[str]", file.keys()):
-            if LEGACY.fullmatch(name):
-                continue
-            dtype = str(file.get_slice(name).get_dtype())
-            if dtype not in ("F64", "F32", "F16", "BF16"):
-                raise GrowthError(
-                    f"{name} is stored as {dtype}, a quantised format, which has no room "
-                    "to be scaled: save a dequantised copy first"
-                )
-            files[name] = file
+        file, dtypes = reading.safetensors_in(path)
+        for name, dtype in dtypes.items():
+            if not LEGACY.fullmatch(name):
+                reading.refuse_quantised(name, dtype)
+                files[name] = file
     return files
 
 
@@ -262,12 +240,7 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
     if (directory / INDEX).is_file():
-        index = json.loads((directory / INDEX).read_text("utf-8"))
-        shards = sorted(set(index["weight_map"].values()))
-        lost = [s for s in shards if Path(s).name != s or not (directory / s).is_file()]
-        if lost:
-            raise GrowthError(f"{directory / INDEX} names {lost}, which are not there")
-        return [directory / shard for shard in shards]
+        return reading.shards_of(directory / INDEX)
     pickles = [p.name for pattern in PICKLES for p in sorted(directory.glob(pattern))]
     if pickles:
         raise GrowthError(
@@ -334,7 +307,8 @@ def config_at(source: str | Path) -> Any:
     """The config of a checkpoint directory or a .gguf file, without its weights."""
     path = Path(source)
     if path.is_file() and path.suffix == ".gguf":
-        return hub.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        reading.check_gguf(path)
+        return gguf_config(path)
     return read_config(path)
 
 

@@ -7,13 +7,13 @@ import argparse
 import importlib
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from growproof.commands import OK, SIZES, fit, grow, verify
+from growproof.supervised import supervised
 
 USAGE, INTERRUPTED = 4, 130
 NOTHING_COLLECTED = 5  # pytest's code for it
@@ -238,11 +238,12 @@ def check(arguments: Sequence[str]) -> int:
     # xdist workers do not get the current directory from `python -m`
     here = [os.getcwd(), *((str(laws.parent),) if prefix == "properties" else ())]
     path = os.pathsep.join(filter(None, (*here, os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path})
-    if done.returncode == NOTHING_COLLECTED:
+    limit = options.time_limit(words)
+    code = supervised(command, os.environ | {"PYTHONPATH": path}, limit)
+    if code == NOTHING_COLLECTED:
         print(f"growproof: {options.nothing(words)}", file=sys.stderr)
         return USAGE
-    return done.returncode
+    return code
 
 
 def versions() -> str:

@@ -37,6 +37,7 @@ from typing import Any
 from torch import Tensor
 
 from growproof.checkpoints import opened, read_config, weight_files
+from growproof.reading import BadInput, any_config
 from growproof.verify.accounting import Accounted, accounted
 from growproof.verify.function import in_the_clone, in_transformers
 from growproof.verify.outcome import Check, Verification
@@ -44,7 +45,7 @@ from growproof.verify.parting import parting
 from growproof.verify.reasons import entries, unlike
 from growproof.verify.rendering import render
 from growproof.verify.sides import Side
-from growproof.verify.stranger import config_at, strangers, unknown
+from growproof.verify.stranger import strangers, unknown
 from growproof.verify.structure import structure
 from growproof.verify.text import tokens_of
 
@@ -119,19 +120,25 @@ def compare(
     source: Path, destination: Path, how: How, *, measure: bool
 ) -> tuple[list[Check], Said]:
     """Every check, and what is said beside them."""
-    stranger = unknown(source) or unknown(destination)
+    stranger = unknown(source)
+    try:
+        stranger = stranger or unknown(destination)
+    except BadInput as error:
+        return unreadable(error)
     if stranger:
-        ids, text = how.ids(source, config_at(source))
+        ids, text = how.ids(source, any_config(source))
         checks = strangers(source, destination, stranger, ids, how.continuation)
         return checks, Said(text, ids.shape[1])
     old = Side.of(source)
-    read_config(destination)
-    weight_files(destination)
+    try:
+        read_config(destination)
+        weight_files(destination)
+    except BadInput as error:
+        return unreadable(error)
     try:
         new = Side.of(destination)
     except ValueError as error:
-        checks = [Check(name="weights and config", found=str(error), passed=False)]
-        return checks, Said("nothing: config and weights disagree")
+        return unreadable(error)
     known = accounted(old, new, progress=how.progress)
     checks = [*structure(old, new), *entries(old, new, known)]
     if known.complete and not measure:
@@ -146,6 +153,12 @@ def compare(
     elif known.complete:
         said.verdict = accounted_for(old, new)
     return checks, said
+
+
+def unreadable(error: Exception) -> tuple[list[Check], Said]:
+    """What is said of a destination that holds no model: it is not the same function."""
+    checks = [Check(name="weights and config", found=str(error), passed=False)]
+    return checks, Said("nothing: config and weights disagree")
 
 
 def measured(

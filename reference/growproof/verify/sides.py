@@ -11,6 +11,7 @@ from growproof.clone import ACTIVATIONS
 from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder
 from growproof.models import decoder_of, model_class
 from growproof.padding import check
+from growproof.reading import generation_fields
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Side:
         """Raises ValueError where there is none, or config and weights disagree."""
         config = read_config(directory)
         decoder = decoder_of(config)
+        generation_fields(directory)
         state = read_weights(directory, config)
         check(state, decoder)
         return cls(directory, config, decoder, state)

@@ -1,6 +1,5 @@
 """Families that growproof has no table of: through transformers alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from growproof.checkpoints import weight_files
 from growproof.decoder import GrowthError
 from growproof.families import family_named
-from growproof.models import decoder_of
+from growproof.reading import BadInput, any_config, decoder_in, fields_of
 from growproof.rounding import largest, rounded
 from growproof.verify.function import budget_of, continued, function_checks, same_words
 from growproof.verify.outcome import Check
@@ -25,25 +24,19 @@ NOT_LOOKED_AT = (
 
 def unknown(directory: Path) -> str:
     """Why growproof's own tables do not reach, where transformers has the family; or ''."""
-    try:
-        raw = json.loads((directory / "config.json").read_text("utf-8"))
-        kind = str(raw["model_type"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+    fields = fields_of(directory)
+    kind = fields["model_type"]
+    if fields.get("quantization_config"):
         return ""  # said better where it is read
-    if raw.get("quantization_config"):
-        return ""
     try:
         family_named(kind)
         if not kind.startswith("masked_"):
-            decoder_of(hub.AutoConfig.from_pretrained(directory))
+            decoder_in(any_config(directory), directory / "config.json")
+    except BadInput:
+        return ""
     except GrowthError as error:
         return str(error) if kind in hub.CONFIG_MAPPING else ""
     return ""
-
-
-def config_at(directory: Path) -> Any:
-    """The transformers config of a directory, of whatever family; no code is run."""
-    return hub.AutoConfig.from_pretrained(directory, trust_remote_code=False)
 
 
 @torch.no_grad()
@@ -53,7 +46,7 @@ def strangers(
     """Logits, loss and greedy text, in float64 and float32, and what was not looked at."""
     weight_files(source)
     weight_files(destination)
-    kinds = [str(config_at(path).model_type) for path in (source, destination)]
+    kinds = [str(any_config(path).model_type) for path in (source, destination)]
     family = kinds[0] if kinds[0] == kinds[1] else " → ".join(kinds)
     note = NOT_LOOKED_AT.format(why=why.split(":")[0])
     checks = [

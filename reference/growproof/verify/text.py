@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
-hub: Any = transformers  # untyped
+from growproof.reading import tokenizer_in
 
 FALLBACK = """\
 A model that was trained for months holds in its weights whatever it has learned, and
@@ -28,7 +27,7 @@ def tokens_of(
     length = min(length, getattr(config, "max_position_embeddings", length))
     if length < 2:
         raise ValueError(f"a loss needs at least 2 tokens, got {length}")
-    tokenizer = tokenizer_of(directory)
+    tokenizer = tokenizer_in(directory)
     if tokenizer is None:
         if text is not None:
             raise ValueError(f"{directory} has no tokenizer to read the text with")
@@ -44,13 +43,6 @@ def tokens_of(
             f"below the vocabulary's {config.vocab_size}"
         )
     return ids, described
-
-
-def tokenizer_of(directory: Path) -> Any:
-    """The tokenizer in a checkpoint directory, or None."""
-    if not any(directory.glob("tokenizer*")):
-        return None
-    return hub.AutoTokenizer.from_pretrained(directory)
 
 
 def licence() -> tuple[str, str]:

@@ -1,0 +1,384 @@
+"""No file makes a reader crash, hang or write: valid files, mutated, and the outcome.
+
+    python -m integration.fuzz --inputs 1000000 --record integration/results/fuzz.json
+
+Each input is a valid file with a few random edits, which its number repeats:
+`python -m integration.fuzz --target config --seed 1234 --inputs 1`. It is read, or it is
+refused by the documented error; anything else, more than `LIMIT` seconds, or a file that
+was not there before, is a finding, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import functools
+import json
+import random
+import signal
+import struct
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from growproof import checkpoints, reading
+from growproof.decoder import GrowthError
+from growproof.families import FAMILIES
+from growproof.models import plan_model
+from transformers import CONFIG_MAPPING, GenerationConfig
+from transformers.utils import logging
+
+from properties.errors import comparison, samples, storage
+from properties.errors.ledger import LedgerError
+from properties.gate import xfails
+
+HERE = Path(__file__).parent
+LIMIT = 5  # seconds for one input
+ROUND = 2_000  # inputs
+DOCUMENTED = (GrowthError, LedgerError, xfails.XfailError)
+ODD: list[Any] = [
+    None, True, False, 0, -1, 1, 2, 3, 7, 10**6, 10**9, 2**31, 2**63, 10**400, 0.5,
+    -0.0, 1e-300, 1e308, float("nan"), float("inf"), "", "a", "a/b", "../../x", "\0",
+    "∞" * 40, "llama", "float16", "sliding_attention", [], [None], [1, "a"], {}, [[]] * 40,
+    {"": 0}, {"a": {"b": [1]}}, "linear", "yarn", "dynamic", "llama3", "longrope",
+]  # fmt: skip
+
+
+class Hang(BaseException):
+    """An input took longer than the limit."""
+
+
+# --- mutations --------------------------------------------------------------------------
+
+
+def mutated(value: Any, draw: random.Random) -> Any:
+    """A JSON value with one to four edits, at any depth."""
+    value = copy.deepcopy(value)
+    for _ in range(draw.choice((1, 1, 2, 4))):
+        value = edited(value, draw)
+    return value
+
+
+def edited(value: Any, draw: random.Random) -> Any:
+    """One edit: here, or in something that the value holds."""
+    keys = [*value] if isinstance(value, dict) else [*range(len(value))] if isinstance(
+        value, list) else []  # fmt: skip
+    if not keys or draw.random() < 0.05:
+        return nested(draw) if draw.random() < 0.1 else copy.deepcopy(draw.choice(ODD))
+    key = draw.choice(keys)
+    what = draw.random()
+    if what < 0.15:
+        del value[key]
+    elif what < 0.3 and isinstance(value, dict):
+        value[draw.choice(["x", "rope_theta", "layer_types", *map(str, keys)])] = (
+            copy.deepcopy(value[key])
+        )
+    else:
+        value[key] = edited(value[key], draw)
+    return value
+
+
+def nested(draw: random.Random) -> Any:
+    """Lists or objects within one another, some of them past every recursion limit."""
+    value: Any = 0
+    for _ in range(draw.choice((3, 40, 400))):
+        value = [value] if draw.random() < 0.5 else {"a": value}
+    return value
+
+
+def damaged(data: bytes, draw: random.Random, within: int) -> bytes:
+    """Bytes cut off, overwritten, doubled or removed, among the first `within`."""
+    found = bytearray(data)
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        at, n = draw.randrange(max(1, min(within, len(found)))), draw.choice((1, 4, 8))
+        kind = draw.randrange(5)
+        if kind == 0:
+            del found[at:]
+        elif kind == 1:
+            del found[at : at + n]
+        elif kind == 2:
+            found[at:at] = found[at : at + n]
+        elif kind == 3:
+            found[at : at + n] = draw.choice((b"\xff", b"\0", b"\x7f")) * n
+        else:
+            found[at : at + n] = draw.randbytes(n)
+    return bytes(found)
+
+
+def as_text(value: Any, draw: random.Random) -> bytes:
+    """JSON, and at times what a disk or an editor made of it."""
+    data = json.dumps(value).encode("utf-8", "surrogatepass")
+    what = draw.random()
+    if what < 0.05:
+        return damaged(data, draw, len(data))
+    if what < 0.06:
+        return b"[" * draw.choice((100, 100_000))
+    if what < 0.07:
+        return data.replace(b"1", b"9" * 5000, 1)
+    return data
+
+
+# --- targets: what is written, and who reads it -----------------------------------------
+
+
+class Target:
+    """A kind of file: valid ones, an edit of one, and its reader."""
+
+    def __init__(
+        self,
+        name: str,
+        valid: Callable[[], list[Any]],
+        edit: Callable[[Any, random.Random], bytes],
+        read: Callable[[Path], Any],
+    ) -> None:
+        self.name, self.edit, self.read = name, edit, read
+        self.valid = valid()
+
+    def write(self, folder: Path, draw: random.Random) -> None:
+        """Put one input in its place."""
+        (folder / self.name).write_bytes(self.edit(draw.choice(self.valid), draw))
+
+
+def of_json(value: Any, draw: random.Random) -> bytes:
+    """A mutated JSON document."""
+    return as_text(mutated(value, draw), draw)
+
+
+def configs() -> list[dict[str, Any]]:
+    """The default config of every family."""
+    return [CONFIG_MAPPING[name]().to_dict() for name in FAMILIES]
+
+
+def read_config(folder: Path) -> None:
+    """As `grow` reads it, up to the plan of a growth."""
+    config = reading.config_in(folder)
+    with suppress(ValueError):  # what cannot be grown
+        plan_model(config, {"num_hidden_layers": 99})
+
+
+def indexes() -> list[dict[str, Any]]:
+    """An index of two shards, one of which is there."""
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)]
+    return [
+        {"metadata": {"total_size": 64}, "weight_map": dict.fromkeys(names, "a.bin")}
+    ]
+
+
+def safetensors() -> list[dict[str, Any]]:
+    """The header of a file of three tensors."""
+    header = {
+        name: {"dtype": dtype, "shape": [2, 2], "data_offsets": [8 * i, 8 * i + 8]}
+        for i, (name, dtype) in enumerate((("a", "BF16"), ("b", "F16"), ("c", "BF16")))
+    }
+    return [header]
+
+
+def framed(header: bytes, length: int | None = None) -> bytes:
+    """A header behind its length, and 24 bytes of tensors."""
+    size = len(header) if length is None else length
+    return struct.pack("<Q", size) + header + bytes(24)
+
+
+def with_header(value: Any, draw: random.Random) -> bytes:
+    """A safetensors file of a mutated header, or one with damaged bytes."""
+    found = mutated(value, draw) if draw.random() < 0.7 else value
+    header = json.dumps(found).encode()
+    length = len(header) if draw.random() < 0.8 else draw.choice((0, 2**20, 2**63))
+    data = framed(header, length)
+    return damaged(data, draw, len(data)) if draw.random() < 0.3 else data
+
+
+def read_weights(folder: Path) -> None:
+    """Header and every tensor."""
+    file, dtypes = reading.safetensors_in(folder / "model.safetensors")
+    for name, dtype in dtypes.items():
+        reading.refuse_quantised(name, dtype)
+        with reading.refused(name, "a tensor"):
+            file.get_tensor(name)
+
+
+def ggufs() -> list[bytes]:
+    """The header of a small GGUF file, and a tensor."""
+    import numpy
+    from gguf import GGUFWriter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.gguf")
+        writer = GGUFWriter(path, "llama")
+        writer.add_block_count(1)
+        writer.add_embedding_length(4)
+        writer.add_token_list(["a", "b", "c"])
+        writer.add_array("llama.x", [1, 2, 3])
+        writer.add_tensor("token_embd.weight", numpy.zeros((3, 4), numpy.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return [path.read_bytes()]
+
+
+def lines() -> list[bytes]:
+    """A file of expected failures."""
+    return [
+        b"# law | reason | link | expires | ceiling\n"
+        b"test_a | because | issue 7 | 2030-01-31 | 40\n"
+        b"test_b[llama-heads] | a reason | | | 1e-3\n"
+    ]
+
+
+def read_ledger(folder: Path) -> None:
+    """As a run, and as a baseline of another."""
+    found = storage.load(folder / "errors.json")
+    for a, b in ((found, GOOD), (GOOD, found)):
+        comparison.differences(a, b)
+        comparison.compare(a, b, factor=2.0)
+
+
+GOOD = storage.loads(samples.GOOD)
+TARGETS = {
+    "config": lambda: Target("config.json", configs, of_json, read_config),
+    "generation": lambda: Target(
+        "generation_config.json",
+        lambda: [GenerationConfig(suppress_tokens=[1, 2]).to_dict()],
+        of_json,
+        reading.generation_fields,
+    ),
+    "index": lambda: Target(
+        checkpoints.INDEX, indexes, of_json, checkpoints.weight_files
+    ),
+    "safetensors": lambda: Target(
+        checkpoints.SINGLE, safetensors, with_header, read_weights
+    ),
+    "gguf": lambda: Target(
+        "a.gguf",
+        ggufs,
+        lambda data, draw: damaged(data, draw, len(data)),
+        lambda folder: reading.check_gguf(folder / "a.gguf"),
+    ),
+    "xfails": lambda: Target(
+        "xfails.txt",
+        lines,
+        lambda data, draw: damaged(data, draw, len(data)),
+        lambda folder: xfails.load(folder / "xfails.txt"),
+    ),
+    "ledger": lambda: Target(
+        "errors.json", lambda: [json.loads(samples.GOOD)], of_json, read_ledger
+    ),
+}
+made = functools.cache(lambda name: TARGETS[name]())
+# how much of a long run each has: configs are what people write by hand
+SHARE = {"config": 8, "index": 2, "safetensors": 3, "gguf": 1, "ledger": 1}
+
+
+# --- runs -------------------------------------------------------------------------------
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise Hang in the main thread after that time."""
+
+    def stop(*_: object) -> None:
+        raise Hang(f"more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome(target: Target, folder: Path, draw: random.Random) -> str:
+    """ "read", "refused", or what went wrong with one input."""
+    target.write(folder, draw)
+    try:
+        with limited(LIMIT), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            target.read(folder)
+    except DOCUMENTED as error:
+        said = str(error)
+        return "refused" if said and "\n" not in said else f"refused by {said!r}"
+    except (Exception, Hang) as error:
+        return f"{type(error).__name__}: {error}"
+    return "read"
+
+
+def fuzz(name: str, seeds: range, found: Counter[str], findings: list[Any]) -> None:
+    """Count the outcomes of these inputs, and keep what is wrong."""
+    target = made(name)
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home)
+        (folder / "a.bin").write_bytes(b"")
+        there = {"a.bin", target.name}
+        for seed in seeds:
+            said = outcome(target, folder, random.Random(f"{name} {seed}"))
+            extra = {p.name for p in folder.iterdir()} - there
+            if extra:
+                said = f"left {sorted(extra)}"
+            found[said if said in ("read", "refused") else "wrong"] += 1
+            if said not in ("read", "refused"):
+                findings.append({"target": name, "seed": seed, "said": said[:300]})
+
+
+def run(names: list[str], inputs: int, first: int) -> dict[str, Any]:
+    """All targets, by their shares: the outcomes of each, and the findings."""
+    whole = sum(SHARE.get(name, 1) for name in names)
+    rows: dict[str, Any] = {}
+    findings: list[Any] = []
+    for name in names:
+        n = max(1, round(inputs * SHARE.get(name, 1) / whole))
+        found: Counter[str] = Counter()
+        fuzz(name, range(first, first + n), found, findings)
+        rows[name] = {
+            "inputs": n,
+            **{k: found[k] for k in ("read", "refused", "wrong")},
+        }
+    return {
+        "made": datetime.date.today().isoformat(),
+        "seconds_for_one": LIMIT,
+        "inputs": sum(row["inputs"] for row in rows.values()),
+        "targets": rows,
+        "findings": findings,
+    }
+
+
+def added(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two rounds as one."""
+    rows = {
+        name: {k: n + b["targets"][name][k] for k, n in row.items()}
+        for name, row in a["targets"].items()
+    }
+    both = {"inputs": a["inputs"] + b["inputs"], "targets": rows}
+    return b | both | {"findings": [*a["findings"], *b["findings"]][:100]}
+
+
+def main() -> int:
+    """0 where nothing was found, 1 else. The record is rewritten after every round."""
+    parser = argparse.ArgumentParser(description="Mutated files, and what became of them.")
+    parser.add_argument("--inputs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first input")
+    parser.add_argument("--target", choices=TARGETS, action="append")
+    parser.add_argument("--record", type=Path, help="write the outcome as JSON")
+    args = parser.parse_args()
+    logging.set_verbosity_error()
+    names, found = args.target or [*TARGETS], None
+    for done in range(0, args.inputs, ROUND):
+        part = run(names, min(ROUND, args.inputs - done), args.seed + done)
+        found = added(found, part) if found else part
+        print(
+            found["inputs"], found["targets"], *part["findings"], sep="\n", flush=True
+        )
+        if args.record:
+            args.record.write_text(json.dumps(found, indent=1) + "\n")
+    return int(not found or bool(found["findings"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""What a grower may not do to the run that judges it, whatever it does to itself.
+
+Each call is bracketed: what it raises becomes an ordinary failure (pytest takes
+some exceptions for a skip or an order to stop), and the process is put back as it was
+(standard streams, sys.path, folder, torch's functions and modes). While it runs, the
+grower has its own patches of torch; the laws have torch's own functions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+FOLDER = "GROWPROOF_SUPERVISED"  # names the folder that `growproof check` watches
+
+
+class Misbehaved(Exception):
+    """What a grower did instead of returning a model or declining."""
+
+
+Home = ModuleType | type
+HOMES: tuple[Home, ...] = (
+    torch, torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.functional,
+    torch.testing, torch.linalg,
+)  # fmt: skip
+Patches = dict[tuple[Home, str], Any]
+
+
+def members(home: Home) -> dict[str, Any]:
+    """name → what it finds there, inherited or not, without binding it."""
+    found: dict[str, Any] = {}
+    for one in reversed(home.__mro__) if isinstance(home, type) else [home]:
+        found |= vars(one)
+    return found
+
+
+def functions() -> Patches:
+    """(home, name) → torch's function of that name, as it is now."""
+    return {
+        (home, name): value
+        for home in HOMES
+        for name, value in members(home).items()
+        if callable(value) and not name.startswith("__")
+    }
+
+
+OURS = functions()  # taken before a grower is imported: the gate imports this module
+theirs: Patches = {}
+
+
+def put(patches: Patches) -> None:
+    """Set these functions of torch."""
+    for (home, name), value in patches.items():
+        setattr(home, name, value)
+
+
+def take_back() -> None:
+    """Torch's own functions again; what a grower had in their places is kept for it."""
+    now = {home: members(home) for home in HOMES}
+    for (home, name), value in OURS.items():
+        if (found := now[home].get(name)) is not value:
+            theirs[home, name] = found
+    put({key: OURS[key] for key in theirs})
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put the process back as it was, whatever is done to it meanwhile."""
+    path, folder = list(sys.path), os.getcwd()
+    streams = sys.stdin, sys.stdout, sys.stderr
+    modes = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    lent = tuple(Lent(stream) for stream in streams[1:])
+    sys.stdout, sys.stderr = lent  # pyright: ignore[reportAttributeAccessIssue]
+    put(theirs)
+    try:
+        yield
+    finally:
+        take_back()
+        sys.stdin, sys.stdout, sys.stderr = streams
+        sys.path[:] = path
+        if os.getcwd() != folder:
+            os.chdir(folder)
+        torch.set_grad_enabled(modes[0])
+        torch.set_default_dtype(modes[1])
+        torch.set_num_threads(modes[2])
+
+
+class Lent:
+    """A stream that is written to and cannot be closed."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Nothing: it is somebody else's."""
+
+    def detach(self) -> Any:
+        """The stream stays where it is."""
+        return self
+
+
+def guarded(name: str, act: Callable[[], Any]) -> Any:
+    """What `act` returns. Raises NotImplementedError, as it does, or an Exception.
+
+    An interrupt from the keyboard goes through. What is no Exception, and what pytest
+    and Hypothesis would take for a word of their own, is Misbehaved.
+    """
+    with undisturbed(), growing():
+        try:
+            return act()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            home = type(error).__module__.split(".")[0]
+            control = home in ("_pytest", "pytest", "hypothesis", "unittest")
+            if isinstance(error, Exception) and not control:
+                raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Misbehaved(
+                f"{name} raised {said}: a grower returns a model, or declines with "
+                "NotImplementedError"
+            ) from None
+
+
+def refuse_meta(name: str, grown: Any, model: Any) -> None:
+    """Raise Misbehaved for parameters without values, of a model that has some."""
+    empty = [n for n, p in grown.named_parameters() if p.is_meta]
+    if empty and not any(p.is_meta for p in model.parameters()):
+        raise Misbehaved(
+            f"{name} returned {len(empty)} parameters on the meta device, such as "
+            f"{empty[0]}: they hold no values"
+        )
+
+
+# --- what a supervising process is told -------------------------------------------------
+
+
+@contextmanager
+def growing() -> Iterator[None]:
+    """Leave a note for as long as the grower runs: who waits can tell for how long."""
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        yield
+        return
+    note = Path(folder) / f"growing-{os.getpid()}"
+    note.write_text(repr(time.time()))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def tell(name: str, said: Mapping[str, Any] | str) -> None:
+    """Leave a word for who supervises, if somebody does."""
+    if folder := os.environ.get(FOLDER):
+        (Path(folder) / name).write_text(str(said), encoding="utf-8")

@@ -1,0 +1,218 @@
+"""Whatever a grower does, the run ends with a verdict on it, or without one and says why."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from growproof.supervised import FOLDER, supervised
+
+from ..laws.strategies import smallest
+from . import command, guarded
+from .judged import Judged
+from .loading import BrokenGrower, load_grower
+
+GROWERS = """
+import os, sys, time
+import growproof, hypothesis, pytest, torch, unittest
+
+exits = lambda model, target: sys.exit(0)
+quits = lambda model, target: quit()
+skips = lambda model, target: pytest.skip("never mind")
+xfails = lambda model, target: pytest.xfail("as expected")
+fails = lambda model, target: pytest.fail("no")
+stops = lambda model, target: pytest.exit("enough", returncode=0)
+rejects = lambda model, target: hypothesis.reject()
+skips_test = lambda model, target: (_ for _ in ()).throw(unittest.SkipTest("no"))
+
+class Odd(BaseException):
+    pass
+
+def odd(model, target):
+    raise Odd("neither here\\nnor there")
+
+def generator(model, target):
+    raise GeneratorExit
+
+def raises(model, target):
+    raise ZeroDivisionError("as usual")
+
+def meta(model, target):
+    return growproof.grow(model, target).to("meta")
+
+def nothing(model, target):
+    return None
+
+def rude(model, target):
+    grown = growproof.grow(model, target)
+    sys.stdout.close()
+    sys.stderr = None
+    sys.path.clear()
+    os.chdir("/")
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    torch.equal = torch.allclose = torch.testing.assert_close = lambda *a, **k: True
+    torch.Tensor.equal = lambda *a: True
+    return grown
+
+def proud(model, target):
+    assert torch.equal(0, 1) is True   # its own patch, while it runs
+    return growproof.grow(model, target)
+
+calls = []
+
+def well_at_first(model, target):
+    calls.append(target)
+    if len(calls) > 2:
+        pytest.skip("a skip is no verdict")
+    return growproof.grow(model, target)
+
+dies = lambda model, target: os._exit(0)
+
+def hangs(model, target):
+    while True:
+        pass
+"""
+RAISING = {
+    "exits": "raised SystemExit: 0", "quits": "raised SystemExit", "odd": "Odd: neither here nor",
+    "skips": "Skipped: never mind", "xfails": "as expected", "fails": "Failed: no",
+    "stops": "Exit: enough", "rejects": "UnsatisfiedAssumption", "skips_test": "SkipTest: no",
+    "generator": "GeneratorExit", "meta": "parameters on the meta device",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def growers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A module of growers, none of which behaves."""
+    path = tmp_path_factory.mktemp("growers") / "misbehaving.py"
+    path.write_text(GROWERS)
+    yield path
+    sys.path.remove(str(path.parent))
+
+
+def judged(growers: Path, name: str) -> Any:
+    """The outcome of one growth of the smallest model."""
+    grower = Judged(load_grower(f"{growers}:{name}"))
+    case = smallest()[0]
+    return grower(case.model(), case.target)
+
+
+@pytest.mark.parametrize(("name", "said"), RAISING.items())
+def test_what_it_raises_is_a_failure(growers: Path, name: str, said: str) -> None:
+    """Never a skip, an expected failure, an order to stop, or no example."""
+    with pytest.raises(guarded.Misbehaved) as caught:
+        judged(growers, name)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_usual_stays_itself(growers: Path) -> None:
+    """An Exception of its own is that exception; what is no model is a broken grower."""
+    with pytest.raises(ZeroDivisionError, match="as usual"):
+        judged(growers, "raises")
+    with pytest.raises(BrokenGrower, match="returned NoneType"):
+        judged(growers, "nothing")
+
+
+def test_the_process_is_put_back(growers: Path) -> None:
+    """Streams, path, folder, modes and torch's functions; its patches are its own."""
+    before = sys.stdout, list(sys.path), os.getcwd(), torch.equal, torch.Tensor.equal
+    try:
+        judged(growers, "rude")
+        assert sys.stdout is before[0]
+        assert not sys.stdout.closed
+        assert sys.stderr is not None
+        assert {*before[1]} <= {*sys.path}
+        assert os.getcwd() == before[2]
+        assert (torch.equal, torch.Tensor.equal) == before[3:]
+        assert torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float32
+        assert not torch.equal(torch.zeros(1), torch.ones(1))
+        judged(growers, "proud")
+    finally:
+        guarded.theirs.clear()
+
+
+def check(growers: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`growproof check --isolate` on one of them, one law."""
+    return subprocess.run(
+        [sys.executable, "-m", "growproof.cli", "check", f"{growers}:{name}", *words,
+         "--isolate", "--family=llama", "-k", "test_mlp_maps", "-p", "no:cacheprovider"],
+        capture_output=True, text=True, check=False, cwd=growers.parent,
+    )  # fmt: skip
+
+
+def test_a_skip_is_a_failed_law(growers: Path) -> None:
+    """In the run itself: exit 1, and nothing is skipped."""
+    done = check(growers, "well_at_first")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "raised Skipped: a skip is no verdict" in done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-2]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dies", "the grower's process ended with code 0 before the run did"),
+        ("hangs", "a growth took more than 2 s (--grower-timeout)"),
+    ],
+)
+def test_the_end_of_its_process_is_no_verdict(
+    growers: Path, name: str, said: str
+) -> None:
+    """Exit 4, and one sentence; never 0."""
+    done = check(growers, name, "--grower-timeout=2")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == f"no verdict: {said}"
+
+
+NOTES = f"import os, sys, time, pathlib; p = pathlib.Path(os.environ[{FOLDER!r}]); "
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "said"),
+    [
+        ("(p / 'verdict').write_text('0')", 0, ""),
+        ("(p / 'verdict').write_text('1'); sys.exit(0)", 1, ""),
+        ("(p / 'verdict').write_text('as it ends'); sys.exit(5)", 5, ""),
+        ("(p / 'verdict').write_text('3'); sys.exit(3)", 4, "an internal error"),
+        ("(p / 'started').write_text('yes'); sys.exit(4)", 4, "ended with code 4"),
+        ("(p / 'started').write_text('yes'); os.abort()", 4, "by signal SIGABRT"),
+        ("sys.exit(4)", 4, ""),
+        ("sys.exit(0)", 4, "ended with code 0"),
+        ("(p / 'growing-1').write_text('0'); time.sleep(60)", 4, "more than 1 s"),
+    ],
+)
+def test_a_verdict_is_a_note(
+    program: str, code: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code alone is none, whatever it is."""
+    begun = time.monotonic()
+    command = [sys.executable, "-S", "-c", NOTES + program]
+    assert supervised(command, dict(os.environ), 1) == code
+    assert time.monotonic() - begun < 20
+    err = capfd.readouterr().err
+    assert (said in err and "no verdict: " in err) if said else not err
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "limit"),
+    [
+        ([], "", None),
+        ([], "true", 60.0),
+        (["--isolate", "--grower-timeout", "3"], "", 3.0),
+        (["--isolate", "--grower-timeout=0.5"], "", 0.5),
+        (["--no-isolate"], "true", None),
+    ],
+)
+def test_when_a_run_is_isolated(
+    words: list[str], environment: str, limit: float | None, monkeypatch: Any
+) -> None:
+    """Asked for, or where $CI is set."""
+    monkeypatch.setenv("CI", environment)
+    assert command.time_limit(words) == limit
