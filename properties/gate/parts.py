@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from growproof.models import decoder_of
 from torch import Tensor
 
-LETTERS = {
-    "K": lambda c: (
-        getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    ),
-    "D": lambda c: c.hidden_size,
-    "F": lambda c: c.intermediate_size,
-    "H": lambda c: c.num_attention_heads,
-    "G": lambda c: c.num_key_value_heads,
-}
+LETTERS = {"K": "head_dim", "D": "hidden", "F": "mlp", "H": "heads", "G": "groups"}
 POWERS = {0.5: "√({})", 1: "{}", 2: "({})²", 0.25: "⁴√({})", 1.5: "({})^1.5"}
 NUMBERS = {2.0: "2", 0.5: "1/2", math.sqrt(2): "√2", math.sqrt(0.5): "1/√2"}
 
@@ -33,7 +26,8 @@ class Ratios:
     @classmethod
     def of(cls, old: Any, new: Any, dtype: torch.dtype) -> Ratios:
         """Those of two configs, and the precision that factors are known to."""
-        ratios = {letter: size(new) / size(old) for letter, size in LETTERS.items()}
+        before, after = decoder_of(old), decoder_of(new)
+        ratios = {x: getattr(after, n) / getattr(before, n) for x, n in LETTERS.items()}
         grown = {letter: r for letter, r in ratios.items() if r != 1}
         return cls(grown, torch.finfo(dtype).eps)
 
