@@ -50,11 +50,12 @@ def scaled_low(pattern: str) -> Edit:
 
     def edit(new: State, old: State, growth: Growth) -> None:
         table = parameters(growth.old, growth)
+        exact = grow_state({name: w.double() for name, w in old.items()}, growth)
         for name, w in new.items():
             s = table[template_of(name)].scale
             if on(pattern, name):
                 low = float(torch.tensor(s, dtype=w.dtype))
-                new[name] = (w.double() / s * low).to(w.dtype)
+                new[name] = (exact[name] / s * low).to(w.dtype)
 
     return edit
 

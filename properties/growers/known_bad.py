@@ -880,7 +880,7 @@ FAULTS: tuple[Fault, ...] = (
           law=SAVED, reason="generation_config", function=False, model=d.generation_reset),
     Fault(name="tokens_reset", says="special tokens are back at their defaults",
           law=CONFIGS, reason="config.(bos|eos|pad)_token_id", function=False,
-          config=lambda c, g: [setattr(c, n, 7) for n in
+          config=lambda c, g: [setattr(c, n, 4) for n in
                                ("bos_token_id", "eos_token_id", "pad_token_id")]),
     Fault(name="entry_dropped", says="a config entry that is not transformers' is dropped",
           law=CONFIGS, reason="config.note is gone", function=False,

@@ -73,8 +73,8 @@ def tidied(state: dict[str, Tensor], d: Decoder, seed: int) -> dict[str, Tensor]
             elif row.is_writer and name.startswith(last) and layer:
                 x.zero_()
             elif x.ndim == 2 and min(x.shape) > 2:
-                x[1] = x[0]
                 x[0, 0] = 0.0
+                x[1] = x[0]
                 x[-1, : len(SUBNORMAL)] = torch.tensor(SUBNORMAL[: x.shape[1]])
     if seed % 2:
         already_grown(state, d)

@@ -133,7 +133,7 @@ def test_everything_is_finite(grower, case: Case) -> None:
 
 @law(hygiene, claim=claims.HYGIENE)
 @fewer(2)
-@given(case=cases(max_tokens=2, features=("tied",)))
+@given(case=cases(max_tokens=2, features=("tied",)) | cases(max_tokens=2))
 def test_tying_is_kept(grower, case: Case) -> None:
     """Embedding and lm_head are one tensor exactly if they were, and the config says so."""
     model = grow(case, grower).model

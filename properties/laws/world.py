@@ -42,7 +42,7 @@ def worn(
     """The case's model as somebody may hand it over.
 
     frozen: what requires no gradient. used: with gradients from a step, special tokens,
-    dropout, a name, an entry that only its owner knows, and a generation config.
+    dropout, types of layers, a name, an entry that its owner knows, a generation config.
     """
     model = case.model(getattr(torch, dtype)).train(training)
     if attention == "eager" or model._supports_sdpa:
@@ -57,6 +57,9 @@ def worn(
         for name in ("attention_dropout", "hidden_dropout"):
             if hasattr(model.config, name):
                 setattr(model.config, name, 0.125)
+        if case.family == "llama":  # transformers writes it where it was asked for
+            full = ["full_attention"] * model.config.num_hidden_layers
+            model.config.layer_types = full
         model.generation_config.update(**GENERATION)
     return model
 
