@@ -877,7 +877,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="divisor_in_module", says="norms divide by the old width in a new forward",
           law=SAVED, reason="lost when saved", model=d.divisor_in_module),
     Fault(name="generation_reset", says="the generation config is a fresh one",
-          law=SAVED, reason="generation_config", function=False, model=d.generation_reset),
+          law=CONFIGS, reason="generation_config", function=False, model=d.generation_reset),
     Fault(name="tokens_reset", says="special tokens are back at their defaults",
           law=CONFIGS, reason="config.(bos|eos|pad)_token_id", function=False,
           config=lambda c, g: [setattr(c, n, 4) for n in

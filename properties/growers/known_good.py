@@ -176,9 +176,14 @@ def mapped(
     return grow
 
 
+NEURONS = r"(expert_)?(gate|up)|(expert_)?down\.weight"
+
+
 def between_neurons(w: Tensor, dim: int, growth: Growth) -> Tensor:
     """New neurons behind each of the first old ones, as far as there are that many."""
-    old, new = growth.old.mlp, growth.new.mlp
+    sparse = w.ndim == 3
+    old = growth.old.expert_mlp if sparse else growth.old.mlp
+    new = growth.new.expert_mlp if sparse else growth.new.mlp
     extra = min(new - old, old)
     at = [2 * i for i in range(extra)] + [i + extra for i in range(extra, old)]
     rest = [i for i in range(new) if i not in set(at)]
@@ -294,7 +299,7 @@ GROWERS: tuple[Good, ...] = (
     Good(name="parted", says="full rotary's halves parted, θ' = θ^(K'/K)",
          grow=option(rotary="parted")),
     Good(name="between_neurons", says="new neurons between the old ones",
-         grow=mapped("(expert_)?(gate|up|down)", between_neurons), promises=FUNCTION),
+         grow=mapped(NEURONS, between_neurons), promises=FUNCTION),
     Good(name="new_heads_first", says="new query heads in front of each group's own",
          grow=mapped(r"q|o\.weight", heads_in_front), promises=FUNCTION),
     Good(name="values_elsewhere", says="value lanes in the opposite order in each head",
