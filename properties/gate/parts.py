@@ -91,7 +91,7 @@ def relation(part: Part, ratios: Ratios) -> str | None:
     scale = float(right.abs().max())
     if float((new - right).abs().max()) <= 2 * ratios.unit * scale:
         return None
-    for told in (zero, scaled, rounded, uncentred, misplaced, unfilled):
+    for told in (zero, scaled, rounded, uncentred, misplaced, shifted, unfilled):
         if found := told(part, ratios):
             return found
     worst = float((new - right).abs().max() / (scale or 1.0))
@@ -190,6 +190,22 @@ def misplaced(part: Part, ratios: Ratios) -> str | None:
             return "{} is padded at the end, not head by head"
     if torch.equal(new.flatten().sort().values, right.flatten().sort().values):
         return "{} holds the right entries in other places"
+    return None
+
+
+def shifted(part: Part, ratios: Ratios) -> str | None:
+    """The right rows or columns, but some places further on, and the rest lost."""
+    new, right = part.new, part.right
+    enough = int(right.count_nonzero()) // 2
+    for dim, n in enumerate(right.shape):
+        for k in range(1, n):
+            front, back = (w.narrow(dim, 0, n - k) for w in (new, right))
+            behind, ahead = (w.narrow(dim, k, n - k) for w in (new, right))
+            for a, b, where in ((front, ahead, "front"), (behind, back, "back")):
+                if int(b.count_nonzero()) > enough and torch.equal(a, b):
+                    return (
+                        f"{{}} is shifted by {k} to the {where}: old entries are lost"
+                    )
     return None
 
 
