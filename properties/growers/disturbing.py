@@ -222,12 +222,12 @@ def scale_in_module(grown: Any, model: Any, growth: Growth) -> Any:
 
 
 def divisor_in_module(grown: Any, model: Any, growth: Growth) -> Any:
-    """Norms with a forward of their own, a little off what the config says."""
+    """√(D/D') in a forward of its own, of weights that lack it."""
     wide = growth.new.hidden / growth.old.hidden
     for module in grown.modules():
         if re.search("Norm", type(module).__name__) and wide != 1:
             forward = module.forward
-            module.forward = lambda x, run=forward: run(x) * wide**0.5
+            module.forward = lambda x, run=forward: run(x) / wide**0.5
     return grown
 
 

@@ -214,21 +214,22 @@ def planes_turned(model: Any, target: Mapping[str, int]) -> Any:
     """
     growth = plan_model(model.config, target)
     new = growth.new
-    state = grow_state(state_of(model), growth)
+    once = {name: w.double() for name, w in state_of(model).items()}
+    state = grow_state(once, growth)  # rounded once, at the end
     if new.qk_norm or any(kind.rotary is None for kind in new.kinds):
-        return finish(model, growth, state)
+        return growproof.grow(model, target)
     half = new.rotary.dims // 2
     angle = torch.linspace(0.3, 2.0, max(half, 1), dtype=torch.float64)[:half]
     for name, w in state.items():
         if on("[qk]", name):
-            heads = w.double().unflatten(0, (-1, new.head_dim)).clone()
+            heads = w.unflatten(0, (-1, new.head_dim)).clone()
             shape = (1, half) + (1,) * (heads.ndim - 2)
             cos, sin = angle.cos().view(shape), angle.sin().view(shape)
             a, b = heads[:, :half].clone(), heads[:, half : 2 * half].clone()
             heads[:, :half] = a * cos - b * sin
             heads[:, half : 2 * half] = a * sin + b * cos
-            state[name] = heads.flatten(0, 1).to(w.dtype)
-    return finish(model, growth, state)
+            state[name] = heads.flatten(0, 1)
+    return finish(model, growth, {n: w.to(model.dtype) for n, w in state.items()})
 
 
 def copied_blocks(model: Any, target: Mapping[str, int]) -> Any:
