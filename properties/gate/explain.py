@@ -50,7 +50,8 @@ def tap(case: Case, grower: Any) -> str:
     """The first wrong tap of a case, or why none can be named; never raises."""
     try:
         source = case.model()
-        return first_wrong_tap(Grown(case, source, grower(source, case.target)))
+        grown = grower(source, dict(case.target))
+        return first_wrong_tap(Grown(case, source, grown))
     except Exception:
         return ""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..laws import examples
-from ..laws.domain import CONFIG_NAME
+from ..laws.domain import CONFIG_NAME, table
 from ..laws.examples import Example
 from ..laws.models import Case
 from ..laws.registry import Item, Law
@@ -127,13 +127,13 @@ def smaller(case: Case) -> Iterator[Case]:
     for name in SWITCHES:
         if case.config.get(name):
             yield dataclasses.replace(case, config=case.config | {name: False})
-    layers = CONFIG_NAME["layers"]
-    if case.config[layers] > 1:
-        less = case.config[layers] - 1
+    own, usual = table(case.family).sizes["layers"], CONFIG_NAME["layers"]
+    if case.config[own] > 1:
+        less = case.config[own] - 1
         target = dict(case.target)
-        if layers in target:
-            target[layers] -= less
-        yield dataclasses.replace(case, config=case.config | {layers: 1}, target=target)
+        if usual in target:
+            target[usual] -= less
+        yield dataclasses.replace(case, config=case.config | {own: 1}, target=target)
     for field, value in (("batch", 1), ("tokens", 2)):
         if getattr(case, field) > value:
             yield dataclasses.replace(case, **{field: value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from hypothesis import currently_in_test_context, reject
 
 from ..laws import examples
 from ..laws.domain import CONFIG_NAME
+from ..laws.models import Case
 from .loading import DEFAULT, Grower
 from .verdict import same_but_numbers
 
@@ -70,8 +71,9 @@ class Asked:
 class Judged:
     """grow(model, target) for the laws: a refusal rejects the example, and is counted."""
 
-    def __init__(self, grower: Grower) -> None:
+    def __init__(self, grower: Grower, first: Sequence[tuple[Case, Any]] = ()) -> None:
         self.grower, self.name = grower, grower.name
+        self.first = first  # what came of its first call, and of what case
         self.asked = Asked()
         self.refusals: Counter[str] = Counter()  # of the law that is running
         self.seen: dict[str, Any] = {}  # of the model that it was given last
@@ -84,6 +86,7 @@ class Judged:
             "frozen": {n for n, p in model.named_parameters() if not p.requires_grad},
             "config": copy.copy(model.config),
         }
+        asked = dict(target)  # a grower may change what it is given
         try:
             with warnings.catch_warnings():
                 if self.name != DEFAULT:  # a warning is no verdict on somebody's grower
@@ -94,7 +97,7 @@ class Judged:
             self.refusals[said] += 1
             self.asked.refused(said)
         else:
-            self.asked.judged(model, target)
+            self.asked.judged(model, asked)
             return grown
         if currently_in_test_context():
             reject()

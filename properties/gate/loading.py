@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import itertools
 import json
+import random
 import shlex
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from transformers import AutoModelForCausalLM
 
 from ..errors import ledger
@@ -36,8 +40,12 @@ class Grower:
     command: bool = False
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
-        """The grown model. Raises BrokenGrower where none comes back."""
-        grown = guarded(self.name, lambda: self.function(model, dict(target)))
+        """The grown model. Raises BrokenGrower where none comes back.
+
+        The target is handed on as it is: a law sees what becomes of it.
+        """
+        reseed()
+        grown = guarded(self.name, lambda: self.function(model, target))
         if not hasattr(grown, "state_dict") or not hasattr(grown, "config"):
             raise BrokenGrower(
                 f"{self.name} returned {type(grown).__name__}, expected a transformers "
@@ -46,6 +54,21 @@ class Grower:
         refuse_meta(self.name, grown, model)
         ledger.grew()
         return grown
+
+
+CALLS = itertools.count()
+
+
+def reseed() -> None:
+    """Seed every generator as it was never seeded before in this process.
+
+    Hypothesis gives Python's and NumPy's the same seed for each example, so that a
+    random grower would be taken for one that is not.
+    """
+    seed = 104729 * (1 + next(CALLS)) % 2**32
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  the one that growers would use
+    torch.manual_seed(seed)
 
 
 def load_grower(spec: str) -> Grower:

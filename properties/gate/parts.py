@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from growproof.models import decoder_of
 from torch import Tensor
 
-LETTERS = {
-    "K": lambda c: (
-        getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
-    ),
-    "D": lambda c: c.hidden_size,
-    "F": lambda c: c.intermediate_size,
-    "H": lambda c: c.num_attention_heads,
-    "G": lambda c: c.num_key_value_heads,
-}
+LETTERS = {"K": "head_dim", "D": "hidden", "F": "mlp", "H": "heads", "G": "groups"}
 POWERS = {0.5: "√({})", 1: "{}", 2: "({})²", 0.25: "⁴√({})", 1.5: "({})^1.5"}
 NUMBERS = {2.0: "2", 0.5: "1/2", math.sqrt(2): "√2", math.sqrt(0.5): "1/√2"}
 
@@ -33,7 +26,8 @@ class Ratios:
     @classmethod
     def of(cls, old: Any, new: Any, dtype: torch.dtype) -> Ratios:
         """Those of two configs, and the precision that factors are known to."""
-        ratios = {letter: size(new) / size(old) for letter, size in LETTERS.items()}
+        before, after = decoder_of(old), decoder_of(new)
+        ratios = {x: getattr(after, n) / getattr(before, n) for x, n in LETTERS.items()}
         grown = {letter: r for letter, r in ratios.items() if r != 1}
         return cls(grown, torch.finfo(dtype).eps)
 
@@ -97,7 +91,7 @@ def relation(part: Part, ratios: Ratios) -> str | None:
     scale = float(right.abs().max())
     if float((new - right).abs().max()) <= 2 * ratios.unit * scale:
         return None
-    for told in (zero, scaled, rounded, uncentred, misplaced, unfilled):
+    for told in (zero, scaled, rounded, uncentred, misplaced, shifted, unfilled):
         if found := told(part, ratios):
             return found
     worst = float((new - right).abs().max() / (scale or 1.0))
@@ -196,6 +190,22 @@ def misplaced(part: Part, ratios: Ratios) -> str | None:
             return "{} is padded at the end, not head by head"
     if torch.equal(new.flatten().sort().values, right.flatten().sort().values):
         return "{} holds the right entries in other places"
+    return None
+
+
+def shifted(part: Part, ratios: Ratios) -> str | None:
+    """The right rows or columns, but some places further on, and the rest lost."""
+    new, right = part.new, part.right
+    enough = int(right.count_nonzero()) // 2
+    for dim, n in enumerate(right.shape):
+        for k in range(1, n):
+            front, back = (w.narrow(dim, 0, n - k) for w in (new, right))
+            behind, ahead = (w.narrow(dim, k, n - k) for w in (new, right))
+            for a, b, where in ((front, ahead, "front"), (behind, back, "back")):
+                if int(b.count_nonzero()) > enough and torch.equal(a, b):
+                    return (
+                        f"{{}} is shifted by {k} to the {where}: old entries are lost"
+                    )
     return None
 
 

@@ -29,6 +29,7 @@ from ..laws import registry
 from ..laws.domain import DOMAIN, USUAL, known_families
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
+from ..laws.models import Case
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
 from . import findings, guarded, score, verdict, xfails
@@ -196,8 +197,9 @@ class Gate:
         self.left_out = narrow(
             option.without, option.with_features, option.family, own=own
         )
+        self.first: list[tuple[Case, Any]] = []
         self.chosen = self.choose()
-        self.judged = Judged(self.chosen)
+        self.judged = Judged(self.chosen, self.first)
         self.expected = xfails.load(Path(option.xfails)) if option.xfails else {}
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
@@ -230,8 +232,7 @@ class Gate:
             else load_grower(named or DEFAULT)
         )
         self.is_reference = grower.name == DEFAULT
-        if not self.is_reference and not self.worker:
-            probe(grower)
+        self.first = probe(grower)
         return grower
 
     def pytest_report_header(self) -> list[str]:
@@ -495,15 +496,18 @@ def version(package: str) -> str:
         return "not installed"
 
 
-def probe(grower: Grower) -> None:
-    """Grow the smallest model of each family. Raises BrokenGrower if none grows."""
+def probe(grower: Grower) -> list[tuple[Case, Any]]:
+    """The smallest model of a family, grown: the grower's first call, for a law to judge.
+
+    Raises BrokenGrower if none grows.
+    """
     reasons = []
     for case in smallest():
         try:
-            grower(case.model(), case.target)
-            return
+            grown = grower(case.model(), dict(case.target))
+            return [(case, grown)]
         except NotImplementedError:  # declined, which is not broken
-            return
+            return []
         except Exception as error:
             reasons.append(f"{case.family}: {type(error).__name__}: {error}")
     raise BrokenGrower(

@@ -64,9 +64,14 @@ def source(dtype: torch.dtype = torch.float64):
     return copy.deepcopy(CASE.model(dtype)).requires_grad_(False)
 
 
+def causes_at(grow, target) -> list[str]:
+    """What evidence says of a grower on the case's model, grown to this target."""
+    return evidence.causes(source, grow, target)
+
+
 def causes(grow) -> list[str]:
     """What evidence says of a grower on the case."""
-    return evidence.causes(source, grow, CASE.target)
+    return causes_at(grow, CASE.target)
 
 
 def both(a: Fault, b: Fault) -> Fault:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,12 +26,16 @@ from torch import Tensor
 from ..laws import (
     test_attention,
     test_decoder,
+    test_doors,
     test_hygiene,
     test_mlp,
     test_norms,
     test_training,
+    test_world,
 )
 from ..laws.registry import Test
+from . import disturbing as d
+from .disturbing import on
 
 State = dict[str, Tensor]
 Target = Mapping[str, int]
@@ -44,7 +47,8 @@ class Fault:
 
     law, reason: the test that must reject it, and what its message must say (a regular
     expression). function: whether the grown function differs; if not, a certificate
-    may say yes. table, state, config, model: the change, each given the growth.
+    may say yes. table, state, config, model: the change, each given the growth. does:
+    what it does besides, given the source and the target.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Fault:
     state: Callable[[State, State, Growth], object] | None = None
     config: Callable[[Any, Growth], object] | None = None
     model: Callable[[Any, Any, Growth], Any] | None = None
+    does: Callable[[Any, Any], object] | None = None
 
     def __call__(self, model: Any, target: Target) -> Any:
         """The grown model, with the fault in it."""
@@ -72,16 +77,13 @@ class Fault:
         if self.config:
             self.config(config, growth)
         grown = model_of(config, new, model)
-        return self.model(grown, model, growth) if self.model else grown
+        grown = self.model(grown, model, growth) if self.model else grown
+        if self.does:
+            self.does(model, target)
+        return grown
 
 
 # --- changes of the table -------------------------------------------------------------
-
-
-def on(pattern: str, name: str) -> bool:
-    """Whether a pattern names a parameter: by its part, `q`, or in full, `q.weight`."""
-    part, leaf = name.split(".")[-2:]
-    return bool(re.fullmatch(pattern, part) or re.fullmatch(pattern, f"{part}.{leaf}"))
 
 
 def rows(pattern: str, **changes: Any) -> Callable[[Table, Growth], Table]:
@@ -512,6 +514,14 @@ EMBEDDING = test_decoder.test_embedding_is_padded
 HEAD = test_decoder.test_head_ignores_new_lanes
 LOGITS = test_decoder.test_logits_are_unchanged
 
+ROUNDING = test_hygiene.test_growing_commutes_with_rounding
+WORLD = test_world.test_the_world_is_left_as_it_was
+TWICE = test_world.test_two_calls_agree
+SAVED = test_doors.test_saves_and_loads
+DOORS = test_doors.test_every_door_leads_to_one_function
+CONFIGS = test_hygiene.test_sizes_are_those_asked_for
+MANNERS = test_hygiene.test_nothing_is_shared
+
 QKV = "[qkv]"
 
 FAULTS: tuple[Fault, ...] = (
@@ -602,7 +612,7 @@ FAULTS: tuple[Fault, ...] = (
           law=test_hygiene.test_tying_is_kept, reason="tied",
           function=False, model=untied_config),
     Fault(name="reload_root_two", says="logits right in memory, off by √2 when reloaded",
-          law=test_hygiene.test_saves_and_loads, reason="save and load|changed on disk",
+          law=test_doors.test_saves_and_loads, reason="save and load|changed on disk",
           model=hooked_head),
     Fault(name="training_mode", says="the grown model is in training mode",
           law=test_hygiene.test_dtype_device_and_mode, reason="mode",  function=False,
@@ -798,6 +808,107 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="positions_ignored", says="a wrapper drops the position ids",
           law=test_decoder.test_positions_are_heeded, reason="logits", function=False,
           model=deaf_to("position_ids")),
+    # growing commutes with rounding
+    Fault(name="q_scale_missing_in_bf16", says="no √(K'/K) on q in bf16 alone",
+          law=ROUNDING, reason="q_proj.* when grown in float64",
+          state=d.only(torch.bfloat16, "q", lambda w, g: w / taller(g) ** 0.5)),
+    Fault(name="q_off_in_fp16", says="q off by 2 % in fp16 alone",
+          law=ROUNDING, reason="q_proj.* when grown in float64",
+          state=d.only(torch.float16, "q", lambda w, g: w * 1.02)),
+    Fault(name="scale_in_own_dtype", says="√(D/D') rounded to the model's dtype first",
+          law=ROUNDING, reason="norm.* when grown in float64", state=d.scaled_low(NORM)),
+    Fault(name="truncated", says="low precision by cutting digits off, not by rounding",
+          law=ROUNDING, reason="when grown in float64", state=d.truncated),
+    Fault(name="subnormals_flushed", says="subnormal numbers become zero",
+          law=ROUNDING, reason="when grown in float64", state=d.flushed),
+    # weights as tidy as real ones
+    Fault(name="zero_biases_filled", says="a bias that is zero is taken for one unset",
+          law=LOGITS, reason="logits", state=d.where(
+              r"[qkvo]\.bias|up\.bias|down\.bias", lambda w: not w.any(), 0.5)),
+    Fault(name="unit_norms_kept", says="norms that are one are not scaled",
+          law=NORMS, reason="norm", state=d.unit_norms_kept(NORM)),
+    Fault(name="equal_ends_tied", says="a head equal to the embedding is tied to it",
+          law=test_hygiene.test_tying_is_kept, reason="tied", function=False,
+          model=d.equal_ends_tied),
+    Fault(name="equal_rows_merged", says="a row that is like the one before is dropped",
+          law=PROJECTIONS, reason=attention("query|key|value"),
+          state=d.equal_rows_merged("[qkv]")),
+    Fault(name="zeros_are_new", says="exact zeros among the old entries are filled",
+          law=PROJECTIONS, reason=attention("query|key|value"), state=d.zeros_filled(QKV)),
+    Fault(name="silent_layers_woken", says="an old layer that adds nothing gets a down_proj",
+          law=LOGITS, reason="logits", state=d.silent_layers_woken),
+    # models in the states that real ones are in
+    Fault(name="wrong_in_training", says="q off by 1e-3 where the model is in training mode",
+          law=TWICE, reason="in another state", model=d.in_state(lambda m: m.training)),
+    Fault(name="wrong_where_frozen", says="q off by 1e-3 where part of the model is frozen",
+          law=TWICE, reason="in another state",
+          model=d.in_state(lambda m: not all(p.requires_grad for p in m.parameters()))),
+    Fault(name="wrong_under_sdpa", says="q off by 1e-3 where attention is sdpa",
+          law=TWICE, reason="in another state",
+          model=d.in_state(lambda m: m.config._attn_implementation == "sdpa")),
+    Fault(name="wrong_without_gradients", says="q off by 1e-3 under torch.no_grad",
+          law=TWICE, reason="two calls give different weights",
+          model=d.in_state(lambda m: not torch.is_grad_enabled())),
+    Fault(name="partly_frozen_unfrozen", says="a model frozen in part comes back trainable",
+          law=test_hygiene.test_dtype_device_and_mode, reason="requires_grad",
+          function=False, model=d.partly_frozen_unfrozen),
+    # what is done to the world
+    *(Fault(name=name, says=says, law=WORLD, reason=reason, function=False, does=does)
+      for name, says, reason, does in d.WORLD),
+    *(Fault(name=f"{whose}_seeded", says=f"{said} generator is seeded", law=TWICE,
+            reason=f"{said} generator was seeded", function=False, does=does)
+      for whose, said, does in d.SEEDS),
+    # what it returns depends on more than it was given
+    *(Fault(name=f"{whose}_noise", says=f"q off by up to 1e-3, by {said} generator",
+            law=TWICE, reason="two calls give different weights", model=d.noisy(draw))
+      for whose, said, draw in d.DRAWS),
+    Fault(name="drifting", says="every call scales q by a little more",
+          law=TWICE, reason="two calls give different weights", model=d.Drifting()),
+    Fault(name="uninitialised", says="new MLP lanes are never written",
+          law=TWICE, reason="two calls give different weights", state=d.uninitialised),
+    Fault(name="remembered", says="the first weights come back for the same sizes",
+          law=TWICE, reason="another model's weights", model=d.Remembered()),
+    Fault(name="results_shared", says="what does not grow is shared by all results",
+          law=TWICE, reason="two results share", function=False, model=d.Shared()),
+    # right in memory, lost when saved
+    Fault(name="scale_in_module", says="√(K'/K) in the modules' scaling, not in q",
+          law=SAVED, reason="lost when saved", table=rows("q", scale=1.0),
+          model=d.scale_in_module),
+    Fault(name="divisor_in_module", says="√(D/D') in the norms' forward, not in their weights",
+          law=SAVED, reason="lost when saved", table=rows(NORM, scale=1.0),
+          model=d.divisor_in_module),
+    Fault(name="generation_reset", says="the generation config is a fresh one",
+          law=CONFIGS, reason="generation_config", function=False, model=d.generation_reset),
+    Fault(name="tokens_reset", says="special tokens are back at their defaults",
+          law=CONFIGS, reason="config.(bos|eos|pad)_token_id", function=False,
+          config=lambda c, g: [setattr(c, n, 4) for n in
+                               ("bos_token_id", "eos_token_id", "pad_token_id")]),
+    Fault(name="entry_dropped", says="a config entry that is not transformers' is dropped",
+          law=CONFIGS, reason="config.note is gone", function=False,
+          config=lambda c, g: vars(c).pop("note", None)),
+    Fault(name="rope_key_added", says="a rotary field that the source has not",
+          law=CONFIGS, reason="rope_parameters of factor", function=False,
+          config=rope(factor=1.0)),
+    Fault(name="layer_types_stale", says="layer_types is not extended",
+          law=CONFIGS, reason="layer_types", function=False, config=d.layer_types_stale),
+    Fault(name="not_contiguous", says="weights come back as transposed views",
+          law=MANNERS, reason="contiguous", function=False, model=d.not_contiguous),
+    Fault(name="one_memory", says="all weights are views of one piece of memory",
+          law=MANNERS, reason="memory", function=False, model=d.one_memory),
+    Fault(name="gradients_come_along", says="weights come back with gradients",
+          law=MANNERS, reason=r"\.grad", function=False, model=d.with_gradients),
+    # other doors
+    Fault(name="labels_ignored", says="a wrapper drops the labels",
+          law=DOORS, reason="through labels", function=False, model=deaf_to("labels")),
+    Fault(name="embeds_ignored", says="a wrapper drops inputs_embeds",
+          law=DOORS, reason="through embeds", function=False, model=deaf_to("inputs_embeds")),
+    Fault(name="outputs_ignored", says="a wrapper drops output_hidden_states",
+          law=DOORS, reason="hidden_states are", function=False,
+          model=deaf_to("output_hidden_states")),
+    Fault(name="training_differs", says="in training mode the logits are off by 1e-3",
+          law=DOORS, reason="through training", function=False, model=d.training_differs),
+    Fault(name="cache_forgets", says="calls of several tokens do not see the cache",
+          law=DOORS, reason="through cached", function=False, model=d.cache_forgets),
     # training
     Fault(name="zeros_never_train", says="new parameters all zero: none ever moves",
           law=test_training.test_new_parameters_train, reason="is stuck", function=False),

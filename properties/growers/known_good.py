@@ -6,6 +6,7 @@ and `hygiene` alone, and check the suite for false alarms.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,131 @@ def repeat_residual(state: State, growth: Growth, repeats: int) -> None:
         state[name] = (w.index_select(dim, lanes).double() * factor).to(w.dtype)
 
 
+def mapped(
+    pattern: str, change: Callable[[Tensor, int, Growth], Tensor]
+) -> Callable[[Any, Mapping[str, int]], Any]:
+    """growproof's growth with every matching tensor rearranged along what it maps.
+
+    change: given the tensor, the dimension of its heads or neurons, and the growth.
+    """
+
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        growth = plan_model(model.config, target)
+        state = grow_state(state_of(model), growth)
+        for name, w in state.items():
+            if on(pattern, name):
+                dim = w.ndim - 1 if on(r"(o|(expert_)?down)\.weight", name) else 0
+                dim = 1 if w.ndim == 3 and not on(".*down", name) else dim
+                state[name] = change(w, dim, growth).contiguous()
+        return finish(model, growth, state)
+
+    return grow
+
+
+NEURONS = r"(expert_)?(gate|up)|(expert_)?down\.weight"
+
+
+def between_neurons(w: Tensor, dim: int, growth: Growth) -> Tensor:
+    """New neurons behind each of the first old ones, as far as there are that many."""
+    sparse = w.ndim == 3
+    old = growth.old.expert_mlp if sparse else growth.old.mlp
+    new = growth.new.expert_mlp if sparse else growth.new.mlp
+    extra = min(new - old, old)
+    at = [2 * i for i in range(extra)] + [i + extra for i in range(extra, old)]
+    rest = [i for i in range(new) if i not in set(at)]
+    order = torch.empty(new, dtype=torch.long)
+    order[torch.tensor(at + rest)] = torch.arange(new)
+    return w.index_select(dim, order)
+
+
+def heads_in_front(w: Tensor, dim: int, growth: Growth) -> Tensor:
+    """The query heads of each group in the opposite order: new ones first."""
+    new = growth.new
+    heads = w.unflatten(dim, (new.groups, new.repeats, new.head_dim))
+    return heads.flip(dim + 1).flatten(dim, dim + 2)
+
+
+def lanes_reversed(w: Tensor, dim: int, growth: Growth) -> Tensor:
+    """Value lanes in the opposite order within each head: nothing turns them."""
+    return (
+        w.unflatten(dim, (-1, growth.new.head_dim)).flip(dim + 1).flatten(dim, dim + 1)
+    )
+
+
+def planes_turned(model: Any, target: Mapping[str, int]) -> Any:
+    """Each rotary plane of q and k turned by an angle of its own, which scores ignore.
+
+    Rotations of one plane commute, so that it is there before rotary or behind it. Not
+    where a norm over the head stands between, or where groups have norms of their own.
+    """
+    growth = plan_model(model.config, target)
+    new = growth.new
+    once = {name: w.double() for name, w in state_of(model).items()}
+    state = grow_state(once, growth)  # rounded once, at the end
+    if new.qk_norm or any(kind.rotary is None for kind in new.kinds):
+        return growproof.grow(model, target)
+    half = new.rotary.dims // 2
+    angle = torch.linspace(0.3, 2.0, max(half, 1), dtype=torch.float64)[:half]
+    for name, w in state.items():
+        if on("[qk]", name):
+            heads = w.unflatten(0, (-1, new.head_dim)).clone()
+            shape = (1, half) + (1,) * (heads.ndim - 2)
+            cos, sin = angle.cos().view(shape), angle.sin().view(shape)
+            a, b = heads[:, :half].clone(), heads[:, half : 2 * half].clone()
+            heads[:, :half] = a * cos - b * sin
+            heads[:, half : 2 * half] = a * sin + b * cos
+            state[name] = heads.flatten(0, 1)
+    return finish(model, growth, {n: w.to(model.dtype) for n, w in state.items()})
+
+
+def copied_blocks(model: Any, target: Mapping[str, int]) -> Any:
+    """New layers are copies of the last old one whose o and down are zero (LLaMA-Pro)."""
+    growth = plan_model(model.config, target)
+    state, last = grow_state(state_of(model), growth), growth.old.layers - 1
+    for name in list(state):
+        i = layer_of(name)
+        if i is not None and i > last and on("[qkv]|gate|up|attn_norm|mlp_norm", name):
+            like = template_of(name).format(layer=last)
+            if like in state:
+                state[name] = state[like].clone()
+    return finish(model, growth, state)
+
+
+def balanced(model: Any, target: Mapping[str, int]) -> Any:
+    """Values and up twice as large, o and down half: powers of two, so exact in bits."""
+    growth = plan_model(model.config, target)
+    table = rows("v", scale=lambda r, g: 2 * r.scale)(
+        parameters(growth.old, growth), growth
+    )
+    table = rows(r"o\.weight", scale=lambda r, g: r.scale / 2)(table, growth)
+    return finish(model, growth, grow_state(state_of(model), growth, table))
+
+
+def constructed(model: Any, target: Mapping[str, int]) -> Any:
+    """Built by the class's own constructor, which draws weights, and then filled."""
+    grown = growproof.grow(model, target)
+    new = type(grown)(copy.deepcopy(grown.config))
+    wanted = dict(grown.named_parameters())
+    for name, p in new.named_parameters():
+        p.data = wanted[name].data.clone()
+        p.requires_grad_(wanted[name].requires_grad)
+    if new.config.tie_word_embeddings:
+        new.tie_weights()
+    new.generation_config = copy.deepcopy(model.generation_config)
+    return new.train(model.training)
+
+
+def centred(model: Any, target: Mapping[str, int]) -> Any:
+    """A LayerNorm's stream centred where it is not widened, too."""
+    growth = plan_model(model.config, target)
+    table = parameters(growth.old, growth)
+    old = growth.old
+    if old.norm == "layer" and not old.tied and old.places == "pre":
+        writers = "embed|positions|o|(expert_)?down"
+        table = rows(writers, centre="residual")(table, growth)
+    return finish(model, growth, grow_state(state_of(model), growth, table))
+
+
 REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow)
 GROWERS: tuple[Good, ...] = (
     Good(name="trainable", says="trainable fill: new readers drawn, writers zero",
@@ -171,6 +297,23 @@ GROWERS: tuple[Good, ...] = (
          promises=FUNCTION),
     Good(name="duplicated", says="lanes repeated, not padded (HyperCloning)",
          grow=duplicated, promises=FUNCTION),
+    Good(name="parted", says="full rotary's halves parted, θ' = θ^(K'/K)",
+         grow=option(rotary="parted")),
+    Good(name="between_neurons", says="new neurons between the old ones",
+         grow=mapped(NEURONS, between_neurons), promises=FUNCTION),
+    Good(name="new_heads_first", says="new query heads in front of each group's own",
+         grow=mapped(r"q|o\.weight", heads_in_front), promises=FUNCTION),
+    Good(name="values_elsewhere", says="value lanes in the opposite order in each head",
+         grow=mapped(r"v|o\.weight", lanes_reversed), promises=FUNCTION),
+    Good(name="turned", says="q and k turned by an angle of their own in each plane",
+         grow=planes_turned, promises=FUNCTION),
+    Good(name="copied_blocks", says="new layers are copies whose writers are zero",
+         grow=copied_blocks),
+    Good(name="balanced", says="v doubled, o halved", grow=balanced, promises=FUNCTION),
+    Good(name="constructed", says="made by the class's constructor, which draws numbers",
+         grow=constructed),
+    Good(name="centred", says="a stream that is centred without being widened",
+         grow=centred),
 )  # fmt: skip
 BY_NAME = {good.name: good for good in GROWERS}
 globals().update(

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from growproof.decoder import Decoder
@@ -58,6 +59,17 @@ BUDGETS: dict[Budget, float] = {
 }
 
 
+More = Callable[[], float] | tuple[Callable[[], float], ...]
+
+
+def steps(response: Responses, tap: str, by: float = 1.0) -> dict[str, Any]:
+    """For `close`: what costs nothing, 2 draws where it is not enough, then 32; times by."""
+    return {
+        "response": response.least[tap] * by,
+        "more": (lambda: response[tap] * by, lambda: response.most[tap] * by),
+    }
+
+
 def close(
     actual: Tensor,
     expected: Tensor,
@@ -65,7 +77,7 @@ def close(
     tap: str,
     case: Case,
     response: float,
-    more: Callable[[], float] | None = None,
+    more: More = (),
     n: int | None = None,
     dtype: torch.dtype = torch.float64,
     kernel: str = "ordered",
@@ -75,8 +87,9 @@ def close(
     """|actual − expected| ≤ BUDGETS[budget] · √n · response, recorded. Or Violation.
 
     Both must be finite and of the same shape. law, budget: those of the law that is
-    being tested, unless they are said. tap: the name in the old model. more: the response of more draws, asked for where these give more
-    than one unit. n: the longest sum, by default over the grown axes of the case.
+    being tested, unless they are said. tap: the name in the old model. more: larger
+    responses, of draws or more draws, each asked for where those before it give more than
+    one unit. n: the longest sum, by default over the grown axes of the case.
     """
     __tracebackhide__ = True
     if actual.shape != expected.shape:
@@ -93,8 +106,9 @@ def close(
     u = unit_roundoff(dtype)
     measure = functools.partial(ledger.measure, actual, expected, n=n, dtype=dtype)
     got = measure(scale=max(response / u, 1e-300))
-    if more is not None and got.ratio > 1:
-        got = measure(scale=max(more() / u, 1e-300))
+    for draw in (more,) if callable(more) else more:
+        if got.ratio > 1:
+            got = measure(scale=max(draw() / u, 1e-300))
     size = "tiny" if case.decoder.hidden <= 64 else "small"
     ledger.record(
         ledger.Comparison(
@@ -219,8 +233,8 @@ def block_is_padded(grown: Grown, run: Block, *names: str) -> None:
             if name.startswith(("query", "key")):
                 row = free_scale(new[name], old[name], row, grown.growth)
             close_to_padded(
-                grown, tap, new[name], old[name], row, response[name],
-                more=lambda name=name, most=response: most.most[name],
+                grown, tap, new[name], old[name], row,
+                **steps(response, name, abs(row.scale)),
             )  # fmt: skip
             checked += 1
     assert checked > 0
@@ -233,9 +247,11 @@ def close_to_padded(
     old: Tensor,
     row: Row,
     response: float,
-    more: Callable[[], float] | None = None,
+    more: More = (),
 ) -> None:
     """`close`, to the old value placed by its row: at the old entries only.
+
+    response, more: of the value that it is to be close to, its scale included.
 
     What lies in the new ones is for `zeros` to judge (probabilities have none).
     """
@@ -249,8 +265,8 @@ def close_to_padded(
         expected,
         tap=tap,
         case=grown.case,
-        response=response * abs(row.scale),
-        more=more and (lambda: more() * abs(row.scale)),
+        response=response,
+        more=more,
         dtype=grown.dtype,
     )
 

@@ -61,7 +61,7 @@ def to_json(example: Example) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> Example:
     """The inverse."""
-    return {k: Case.from_json(x) if k == "case" else x for k, x in data.items()}
+    return {k: Case.from_json(x) if isinstance(x, dict) else x for k, x in data.items()}
 
 
 def recorded(body: Callable[..., Any], chosen: Mapping[str, Any]) -> Callable[..., Any]:

@@ -219,4 +219,4 @@ class Grown:
 def grow(case: Case, grower: Any, dtype: torch.dtype | None = None) -> Grown:
     """The case, grown: in `dtype`, by default that of the domain."""
     source = case.model(dtype)
-    return Grown(case, source, grower(source, case.target))
+    return Grown(case, source, grower(source, dict(case.target)))

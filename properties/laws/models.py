@@ -37,7 +37,7 @@ def loud(d: Decoder, seed: int, regime: Regime = "loud") -> dict[str, Tensor]:
             lengths = [size(d, axis) for axis in row.axes]
             x = torch.randn(lengths, generator=generator, dtype=torch.float64)
             state[name] = drawn(x, row, d, regime)
-    return tidied(state, d) if regime == "tidy" else state
+    return tidied(state, d, seed) if regime == "tidy" else state
 
 
 def drawn(x: Tensor, row: Row, d: Decoder, regime: Regime) -> Tensor:
@@ -54,9 +54,14 @@ def drawn(x: Tensor, row: Row, d: Decoder, regime: Regime) -> Tensor:
     return x * d.eps**0.5 if regime == "small" and writes else x
 
 
-def tidied(state: dict[str, Tensor], d: Decoder) -> dict[str, Tensor]:
+# float64's, float32's and bf16's, fp16's
+SUBNORMAL = (1e-310, 1e-39, 3e-6)
+
+
+def tidied(state: dict[str, Tensor], d: Decoder, seed: int) -> dict[str, Tensor]:
     """What tidy checkpoints have: zero biases, norms that are one, a layer that adds
-    nothing, equal rows, exact zeros, subnormal entries, a head that is the embedding."""
+    nothing, equal rows, exact zeros, subnormal entries, a head that is the embedding; and
+    where the seed is odd, what is left of having been padded before."""
     last = f"layers.{d.layers - 1}."
     for template, row in rows(d).items():
         for layer, name in names(d, template, row):
@@ -68,11 +73,29 @@ def tidied(state: dict[str, Tensor], d: Decoder) -> dict[str, Tensor]:
             elif row.is_writer and name.startswith(last) and layer:
                 x.zero_()
             elif x.ndim == 2 and min(x.shape) > 2:
+                x[0, 0] = 0.0
                 x[1] = x[0]
-                x[0, 0], x[-1, -1] = 0.0, 1e-310
+                x[-1, : len(SUBNORMAL)] = torch.tensor(SUBNORMAL[: x.shape[1]])
+    if seed % 2:
+        already_grown(state, d)
     if "head.weight" in state:
         state["head.weight"] = state["embed.weight"].clone()
     return state
+
+
+def already_grown(state: dict[str, Tensor], d: Decoder) -> None:
+    """The state of a model that was padded once: a silent lane, head and neuron, in place."""
+    for template, row in rows(d).items():
+        for _, name in names(d, template, row):
+            x = state[name]
+            if d.hidden > 2 and row.writes == "residual" and not row.norm:
+                x.narrow(row.axes.index("residual"), d.hidden - 1, 1).zero_()
+            if d.heads > 1 and row.is_writer and row.reads == "query":
+                x.narrow(
+                    row.axes.index("query"), (d.heads - 1) * d.head_dim, d.head_dim
+                ).zero_()
+            if d.mlp > 1 and row.is_writer and row.reads == "mlp":
+                x.narrow(row.axes.index("mlp"), d.mlp - 1, 1).zero_()
 
 
 def make(

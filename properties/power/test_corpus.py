@@ -107,7 +107,10 @@ def test_budgets_are_tight(kind: Budget) -> None:
 
 
 def test_ten_thorough_runs_gave_no_false_alarm() -> None:
-    """Ten seeds, every known-good grower, 100,000 models grown and more, none rejected."""
+    """Ten seeds, nine growers, 100,000 models grown and more, none rejected.
+
+    Known-good growers that came later are judged by `growproof power --false-alarms`.
+    """
     seeds, models = set(), Counter()
     for run in corpus.runs():
         assert run["failed"] == 0, run["grower"]
@@ -117,4 +120,6 @@ def test_ten_thorough_runs_gave_no_false_alarm() -> None:
     assert len(seeds) >= 10
     assert models.total() >= 100_000
     names = {f"{known_good.__name__}:{good.name}" for good in GROWERS}
-    assert set(models) == {DEFAULT, *names}
+    assert DEFAULT in models
+    assert set(models) <= {DEFAULT, *names}
+    assert len(models) >= 9

@@ -92,7 +92,8 @@ def largest(x: Tensor) -> float:
 class Responses(dict[str, float]):
     """Tap → the largest change that one rounding of the weights makes, of 2 draws.
 
-    Never less than one rounding of the tap's own largest value. run: the taps as a
+    Drawn when it is first asked for. Never less than `least`, one rounding of the tap's
+    own largest value, which costs nothing. run: the taps as a
     function of the weights, truth: those of `state`. Where two lanes nearly cancel, as
     in a LayerNorm of two, half of all draws leave their difference alone: `most` draws
     30 others, for a verdict that would be against the grower.
@@ -110,8 +111,12 @@ class Responses(dict[str, float]):
         self.run, self.state, self.truth = run, state, truth
         self.precision = precision
         u = unit_roundoff(floor)
-        least = {tap: u * largest(x) for tap, x in truth.items()}
-        super().__init__(self.drawn(least, range(1, 3)))
+        self.least = {tap: u * largest(x) for tap, x in truth.items()}
+        super().__init__()
+
+    def __missing__(self, tap: str) -> float:
+        self.update(self.drawn(self.least, range(1, 3)))
+        return self.get(tap, 0.0)
 
     def drawn(self, least: Mapping[str, float], seeds: range) -> dict[str, float]:
         """The largest changes of these draws, and no less than that."""
@@ -125,4 +130,4 @@ class Responses(dict[str, float]):
     @functools.cached_property
     def most(self) -> dict[str, float]:
         """The same of 32 draws."""
-        return self.drawn(self, range(3, 33))
+        return self.drawn({tap: self[tap] for tap in self.least}, range(3, 33))

@@ -1,0 +1,163 @@
+"""Given cases: right growers of a single axis conform, wrong ones are told what is wrong.
+
+Small growers as other people write them: by the class's own constructor, knowing Llama
+and one axis alone, nothing of growproof.
+"""
+
+import copy
+import re
+
+import pytest
+import torch
+
+from ..growers.known_bad import BY_NAME as BAD
+from ..growers.known_good import BY_NAME as GOOD
+from ..laws.domain import CORE, DOMAIN
+from ..laws.registry import items
+from .domain import narrow
+from .judged import Judged
+from .loading import Grower
+from .test_evidence import causes_at
+
+ONLY = {
+    "mlp": "hidden,heads,groups,head_dim,layers,stablelm",
+    "heads": "hidden,head_dim,mlp,layers,stablelm",
+    "groups": "hidden,heads,head_dim,mlp,layers,zero_padding,stablelm",
+}
+
+
+def resized(model, place, **sizes):
+    """A Llama with other sizes, each parameter what `place(name, old, zeros)` gives."""
+    config = copy.deepcopy(model.config)
+    config.update(sizes)
+    new = type(model)(config)
+    for name, p in new.named_parameters():
+        old = model.get_parameter(name)
+        p.data = place(name, old.data, torch.zeros(p.shape, dtype=old.dtype))
+        p.requires_grad_(old.requires_grad)
+    return new.train(model.training)
+
+
+def end(name, old, new):
+    """At the end, as far as anything is new."""
+    new[tuple(slice(n) for n in old.shape)] = old
+    return new
+
+
+def heads_for_ranks(model, target):
+    """New query heads at the end of each group; hidden_size stays."""
+    c = model.config
+    sizes = {n: target.get(n, getattr(c, n)) for n in
+             ("num_attention_heads", "num_key_value_heads")}  # fmt: skip
+    r, r_new = (h // g for h, g in (
+        (c.num_attention_heads, c.num_key_value_heads), (*sizes.values(),)))  # fmt: skip
+
+    def place(name, old, new):
+        for part, dim in (("q_proj", 0), ("o_proj.weight", 1)):
+            if part in name:
+                a = new.unflatten(dim, (-1, r_new, c.head_dim))
+                b = old.unflatten(dim, (-1, r, c.head_dim))
+                end(name, b, a)
+                return new
+        return end(name, old, new)
+
+    return resized(model, place, **sizes)
+
+
+def repeated_groups(model, target):
+    """Key/value heads one after the other under the query heads that they had."""
+    g = model.config.num_key_value_heads
+    g_new, k = target.get("num_key_value_heads", g), model.config.head_dim
+
+    def place(name, old, new):
+        if "k_proj" in name or "v_proj" in name:
+            heads = old.unflatten(0, (g, k)).repeat_interleave(g_new // g, 0)
+            return heads.flatten(0, 1).clone()
+        return end(name, old, new)
+
+    return resized(model, place, num_key_value_heads=g_new)
+
+
+def in_blocks(model, target):
+    """Zeros at the end of the MLP, to a multiple of 8 or not at all."""
+    f = target.get("intermediate_size", model.config.intermediate_size)
+    if f != model.config.intermediate_size and f % 8:
+        raise NotImplementedError(f"only multiples of 8 are offered, not {f}")
+    return resized(model, end, intermediate_size=f)
+
+
+def fused_end(model, target):
+    """Gate and up as one matrix, zeros at its end, halved again."""
+    new = resized(model, end, **target)
+    for a, b in zip(new.model.layers, model.model.layers, strict=True):
+        both = torch.cat((b.mlp.gate_proj.weight, b.mlp.up_proj.weight)).detach()
+        more = 2 * new.config.intermediate_size - len(both)
+        both = torch.cat((both, both.new_zeros(more, both.shape[1])))
+        a.mlp.gate_proj.weight.data, a.mlp.up_proj.weight.data = (
+            half.clone() for half in both.chunk(2)
+        )
+    return new
+
+
+def noise_channel(model, target):
+    """The embedding's new lanes hold noise; norms as they were, with ones."""
+
+    def place(name, old, new):
+        if "embed" in name:
+            new.normal_()
+        return end(name, old, new + 1 if "norm" in name else new)
+
+    return resized(model, place, **target)
+
+
+LOGITS = "test_logits_are_unchanged[llama-{}]"
+RIGHT = [
+    (heads_for_ranks, "heads", (LOGITS.format("heads"), "test_saves_and_loads",
+                                "test_attention_maps_padded_to_padded")),
+    (repeated_groups, "groups", (LOGITS.format("groups"), "test_two_calls_agree")),
+    (in_blocks, "mlp", (LOGITS.format("mlp"), "test_gate_and_up_are_padded")),
+    (GOOD["between_neurons"], "mlp", ("test_token_gradients_are_kept",)),
+    (GOOD["trainable"], "mlp", ("test_new_parameters_train",)),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _domain():
+    """Whatever a test leaves out is back after it."""
+    yield
+    DOMAIN.features = set(CORE)
+
+
+@pytest.mark.parametrize(("grow", "axis", "laws"), RIGHT)
+def test_right_growers_of_one_axis_conform(grow, axis: str, laws) -> None:
+    """What is left out is not asked for; what is declined is counted, and drawn around."""
+    narrow([ONLY[axis]], ["trainable"] if "train" in laws[0] else [])
+    judged = Judged(Grower("somebody:grow", grow))
+    for law in laws:
+        items()[law].judge(judged)
+    grown = {name for name, n in judged.asked.axes.items() if n}
+    assert grown <= {axis, "groups"}
+    assert judged.asked.axes[axis] > 3
+    declined = sum(judged.asked.declined.values())
+    assert (declined > 0) == (grow is in_blocks), judged.asked.declined
+
+
+MLP, WIDE, TALL = {"intermediate_size": 7}, {"hidden_size": 24}, {"head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("grow", "target", "said"),
+    [
+        (BAD["uninitialised"], MLP, ["two calls give different weights"]),
+        (BAD["scale_in_module"], TALL, ["right in memory, lost when saved: .*scaling"]),
+        (BAD["divisor_in_module"], WIDE, ["right in memory, lost when saved: .*forward"]),
+        (fused_end, MLP, ["up_proj is shifted by 2 to the front"]),
+        (noise_channel, WIDE, ["two calls give different weights", "norm",
+                               "new entries of embed_tokens"]),
+    ],
+)  # fmt: skip
+def test_wrong_growers_are_told_what_is_wrong(grow, target, said) -> None:
+    """The cause is named, in memory or on disk, by chance or always."""
+    found = causes_at(grow, target)
+    for wanted in said:
+        assert any(re.search(wanted, cause) for cause in found), found

@@ -1,0 +1,96 @@
+"""What a grower finds is as it was, and what it returns follows from what it was given."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from hypothesis import given
+
+from . import claims
+from .models import Case
+from .registry import hygiene, law
+from .strategies import cases, fewer, smallest
+from .world import (
+    STATES,
+    changed,
+    elsewhere,
+    generators,
+    kept,
+    source_stock,
+    torch_stock,
+    worn,
+)
+
+
+@law(hygiene, claim=claims.HYGIENE)
+@fewer(2)
+@given(case=cases(max_tokens=2), **STATES)
+def test_the_world_is_left_as_it_was(grower, case: Case, **state: Any) -> None:
+    """Source, target and torch's settings are, bit for bit, what they were."""
+    source, target = worn(case, **state), dict(case.target)
+    with kept():
+        before = torch_stock(), source_stock(source)
+        grower(source, target)
+        after = torch_stock(), source_stock(source)
+    assert target == case.target, f"the target was changed: {target} is left of it"
+    settings = [*changed(before[0], after[0])]
+    assert not settings, "; ".join(settings)
+    found = [*changed(before[1], after[1])]
+    assert not found, f"the source's {'; the '.join(sorted(found)[:3])}"
+
+
+def bits(model: Any) -> dict[str, torch.Tensor]:
+    """Everything that a model holds, a NaN like any other."""
+    held = (*model.named_parameters(), *model.named_buffers())
+    return {name: x.detach().nan_to_num(nan=12345.0) for name, x in held}
+
+
+def agree(a: Any, b: Any, when: str) -> None:
+    """Two grown models hold the same bits, and no memory together."""
+    found = [*changed(bits(a), bits(b))]
+    assert not found, f"two calls give different weights{when}: {found[0]}"
+    found = [*changed(a.config.to_dict(), b.config.to_dict())]
+    assert not found, f"two calls give different configs{when}: {found[0]}"
+    mine = {p.data_ptr(): name for name, p in a.named_parameters() if p.numel()}
+    for name, p in b.named_parameters():
+        other = mine.get(p.data_ptr())
+        assert other is None, f"two results share the memory of {other} and {name}"
+
+
+@law(hygiene, claim=claims.HYGIENE)
+@fewer(2)
+@given(case=cases(max_tokens=2), **STATES)
+def test_two_calls_agree(grower, case: Case, **state: Any) -> None:
+    """grow(m, t) = grow(m, t): after other calls, in other settings, of m in any state."""
+    plain = case.model(getattr(torch, state["dtype"]))
+    other = dataclasses.replace(case, seed=case.seed + 1).model(plain.dtype)
+    first = grower(plain, dict(case.target))
+    seeds = generators()
+    with elsewhere():
+        between = grower(other, dict(case.target))
+        again = grower(plain, dict(case.target))
+    agree(first, again, " (the second without gradients, in fresh memory)")
+    for name, left in generators().items():
+        assert left != seeds[name], f"{name} generator was seeded: give it its own"
+    was_other = not torch.equal(
+        plain.get_input_embeddings().weight, other.get_input_embeddings().weight
+    )
+    same = not [*changed(bits(first), bits(between))]
+    assert not (was_other and same), "another model's weights came back"
+    found = [
+        *changed(bits(first), bits(grower(worn(case, **state), dict(case.target))))
+    ]
+    assert not found, f"grown in another state of the model, {found[0]} ({state})"
+
+
+@law(hygiene, claim=claims.HYGIENE)
+def test_the_first_call_is_like_any_other(grower) -> None:
+    """What came of the first call of all is what comes of a later one."""
+    least = smallest()[0]
+    calls = getattr(grower, "first", ()) or [
+        (least, grower(least.model(), dict(least.target)))
+    ]
+    for case, first in calls:
+        agree(
+            first, grower(case.model(), dict(case.target)), " (the first and a later)"
+        )

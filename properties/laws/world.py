@@ -1,0 +1,179 @@
+"""What a grower finds: a model in the state that real ones are in, and torch's own state.
+
+`found` takes stock of all that a grower could disturb, `changed` names what it did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from transformers.utils import logging
+
+from .models import Case
+
+Stock = dict[str, Any]
+
+# what a grower can see of a model besides its weights and sizes, drawn by its names
+STATES: dict[str, st.SearchStrategy[Any]] = {
+    "dtype": st.sampled_from(("float64", "bfloat16", "float16", "float32")),
+    "training": st.booleans(),
+    "frozen": st.sampled_from(("nothing", "all", "mlp", "embed", "norm")),
+    "attention": st.sampled_from(("eager", "sdpa")),
+    "used": st.booleans(),
+}
+HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+def worn(
+    case: Case, *, dtype: str, training: bool, frozen: str, attention: str, used: bool
+) -> Any:
+    """The case's model as somebody may hand it over.
+
+    frozen: what requires no gradient. used: with gradients from a step, special tokens,
+    dropout, types of layers, a name, an entry that its owner knows, a generation config.
+    """
+    model = case.model(getattr(torch, dtype)).train(training)
+    if attention == "eager" or model._supports_sdpa:
+        model.set_attn_implementation(attention)
+    for name, p in model.named_parameters():
+        p.requires_grad_(not (frozen == "all" or frozen in name))
+        if used and p.requires_grad:
+            p.grad = torch.ones_like(p)
+    if used:
+        for name, value in OWN.items():
+            setattr(model.config, name, value)
+        for name in ("attention_dropout", "hidden_dropout"):
+            if hasattr(model.config, name):
+                setattr(model.config, name, 0.125)
+        if case.family == "llama":  # transformers writes it where it was asked for
+            full = ["full_attention"] * model.config.num_hidden_layers
+            model.config.layer_types = full
+        model.generation_config.update(**GENERATION)
+    return model
+
+
+OWN: dict[str, Any] = {
+    "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
+    "initializer_range": 0.5, "_name_or_path": "somebody/model", "note": "kept",
+}  # fmt: skip
+GENERATION = {
+    "do_sample": True, "temperature": 0.6, "repetition_penalty": 1.25,
+    "eos_token_id": [2, 3], "pad_token_id": 0, "max_new_tokens": 7,
+}  # fmt: skip
+
+
+def torch_stock() -> Stock:
+    """The settings of torch, transformers and the process."""
+    return {
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's default device": str(torch.get_default_device()),
+        "whether gradients are on": torch.is_grad_enabled(),
+        "torch's inference mode": torch.is_inference_mode_enabled(),
+        "torch's use of deterministic algorithms": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's matmul precision": torch.get_float32_matmul_precision(),
+        "transformers' verbosity": logging.get_verbosity(),
+        "the current directory": os.getcwd(),
+    }
+
+
+def source_stock(model: Any) -> Stock:
+    """All of a model that growing could disturb."""
+    generation = getattr(model, "generation_config", None)
+    return {
+        "parameters": {n: p.detach().clone() for n, p in model.named_parameters()},
+        "gradients": {
+            n: None if p.grad is None else p.grad.clone()
+            for n, p in model.named_parameters()
+        },
+        "buffers": {n: b.clone() for n, b in model.named_buffers()},
+        "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
+        "mode": {n: m.training for n, m in model.named_modules()},
+        "hooks": {n: hooks_of(m) for n, m in model.named_modules()},
+        "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
+        "config": copy.deepcopy(model.config.to_dict()),
+        "attention implementation": model.config._attn_implementation,
+        "generation config": copy.deepcopy(generation.to_dict())
+        if generation
+        else None,
+    }
+
+
+def hooks_of(module: torch.nn.Module) -> int:
+    """How many hooks a module and its parameters have."""
+    own = sum(len(vars(module).get(name) or ()) for name in HOOKS)
+    return own + sum(len(p._backward_hooks or ()) for p in module.parameters(False))
+
+
+def changed(before: Any, after: Any, what: str = "") -> Iterator[str]:
+    """A sentence for each difference between two stocks."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in before.keys() | after.keys():
+            said = f"{what} of {name}" if what and name else what or str(name)
+            if name not in after:
+                yield f"{said} is gone"
+            elif name not in before:
+                yield f"{said} was added"
+            else:
+                yield from changed(before[name], after[name], said)
+    elif isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor):
+        if before.dtype != after.dtype or not torch.equal(before, after):
+            yield f"{what} was changed"
+    elif type(before) is not type(after) or before != after:
+        yield f"{what} was {before}, and is {after}"
+
+
+GENERATORS = {
+    "torch's": lambda: torch.get_rng_state().numpy().tobytes(),
+    "Python's": lambda: repr(random.getstate()),
+    "NumPy's": lambda: repr(np.random.get_state()),  # noqa: NPY002
+}
+
+
+def generators() -> dict[str, Any]:
+    """The state of every generator that a grower may draw from, or seed."""
+    return {name: state() for name, state in GENERATORS.items()}
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """torch's settings are what they were, whatever a grower does to them."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    threads, fill = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    verbosity = logging.get_verbosity()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(fill, warn_only=warn)
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Other settings: no gradients, two threads, and fresh memory that is full of NaN."""
+    with kept(), torch.no_grad():
+        torch.set_num_threads(2)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
