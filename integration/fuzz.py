@@ -361,7 +361,9 @@ def added(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> int:
     """0 where nothing was found, 1 else. The record is rewritten after every round."""
-    parser = argparse.ArgumentParser(description="Mutated files, and what became of them.")
+    parser = argparse.ArgumentParser(
+        description="Mutated files, and what became of them."
+    )
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the first input")
     parser.add_argument("--target", choices=TARGETS, action="append")

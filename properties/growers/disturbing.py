@@ -284,7 +284,8 @@ def cache_forgets(grown: Any, model: Any, growth: Growth) -> Any:
     def wrapped(ids: Any = None, **inputs: Any) -> Any:
         ids = inputs.pop("input_ids", ids)
         if ids is not None and ids.shape[1] > 1:
-            inputs.pop("past_key_values", None), inputs.pop("cache", None)
+            for name in ("past_key_values", "cache"):
+                inputs.pop(name, None)
         return forward(input_ids=ids, **inputs)
 
     grown.forward = wrapped
