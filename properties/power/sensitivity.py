@@ -103,8 +103,9 @@ def known(dtype: str) -> list[Known]:
             return forward(one.decoder, weights, one.ids)
 
         truth, growth = run(state), plan_model(one.hf_config, one.target)
-        response, logits = Responses(run, state, truth, kind), run(stored)["logits"]
-        found.append(Known(one, growth, stored, truth, response, logits))
+        response, low = Responses(run, state, truth, kind), dtype != "float64"
+        own = clone.forward(one.decoder, stored, one.ids) if low else truth
+        found.append(Known(one, growth, stored, truth, response, own["logits"]))
     return found
 
 
@@ -199,7 +200,7 @@ def judge(plant: Plant, dtype: str, size: float, *, by_tap: bool = True) -> Judg
             with plant.arithmetic():
                 new = forward(d, {n: w.double() for n, w in stored.items()}, ids)
                 low = dtype != "float64"
-                logits = (forward(d, stored, ids) if low else new)["logits"]
+                logits = (clone.forward(d, stored, ids) if low else new)["logits"]
             broken += sum(over_budget(old, new, dtype)) if by_tap else 0
             try:
                 torch.testing.assert_close(logits, old.logits)
