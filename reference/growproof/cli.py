@@ -230,6 +230,8 @@ def check(arguments: Sequence[str]) -> int:
         str(ini),
         "-p",
         f"{prefix}.gate.plugin",
+        "-p",
+        "no:benchmark",
     ]
     command += [f"--rootdir={laws.parent}", *words]
     if "no:cacheprovider" not in words:  # a wheel's own folder may be read-only
