@@ -131,6 +131,13 @@ def add_policies(p: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="largest file, such as 500MB (default: 4GB)",
     )
+    p.add_argument(
+        "--memory",
+        type=byte_count,
+        default="64MB",
+        metavar="SIZE",
+        help="for the tensors in flight, whatever their sizes (default: 64MB)",
+    )
 
 
 def add_fit(commands: Any) -> None:
@@ -186,7 +193,9 @@ def add_fit(commands: Any) -> None:
         help="pad the MLP of each rank at its end, not the whole",
     )
     add_policies(p)
-    p.set_defaults(run=fit, text=None, tokens=512, measure=True, json=None)
+    p.set_defaults(
+        run=fit, text=None, tokens=512, measure=True, json=None
+    )
 
 
 def add_verify(commands: Any) -> None:
