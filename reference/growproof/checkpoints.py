@@ -32,6 +32,8 @@ from growproof.models import (
     model_class,
     plan_model,
 )
+from growproof.optimizer import grow_optimizer
+from growproof.optimizer import load as read_optimizer
 from growproof.padding import check
 from growproof.replacing import claimed, replacing, sweep
 from growproof.shards import INDEX, SINGLE, Lazy, create, entries
@@ -42,6 +44,7 @@ from growproof.vocabulary import suppressed
 hub: Any = transformers
 code: Any = dynamic_module_utils
 
+OPTIMIZER = "optimizer.pt"  # as transformers' Trainer names it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # buffers that older versions of transformers saved
 LEGACY = re.compile(
@@ -67,6 +70,7 @@ def grow_checkpoint(
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
     memory: int = MEMORY,
+    optimizer: Path | None = None,
     progress: bool | None = None,
 ) -> Growth:
     """Write to `destination` a larger model that computes what `source` does.
@@ -75,8 +79,9 @@ def grow_checkpoint(
     as for `growproof.grow`. dtype: of the stored parameters (default:
     that of each source tensor), to which every parameter is rounded once. force: replace
     a checkpoint that is at `destination`, once the new one is complete. shard_bytes: the
-    largest file. memory: bytes that tensors in flight may take. progress: a bar on stderr
-    (None: where that is a terminal).
+    largest file. memory: bytes that tensors in flight may take. optimizer: the state dict
+    of an optimizer to grow as well, to OPTIMIZER. progress: a bar on stderr (None: where
+    that is a terminal).
 
     Raises GrowthError or ValueError, before anything is written, for a source that
     cannot be read or grown, and OSError where the disk refuses; neither leaves anything
@@ -93,6 +98,9 @@ def grow_checkpoint(
         reading.generation_fields(directory)
         growth = plan_model(config, target, policies)
         before = located(directory, config)
+        moments = optimizer and grow_optimizer(
+            read_optimizer(optimizer), config, target, policies
+        )
         with ExitStack() as files:
             stored = entries(weight_files(directory), files)
             stream = Stream(growth, family_of(config), stored, before, dtype)
@@ -108,6 +116,8 @@ def grow_checkpoint(
                 into = create(stream.sizes(), fresh, shard_bytes, files)
                 with progressing(progress) as bar:
                     stream.write(into, memory, bar)
+                if moments:
+                    torch.save(moments, fresh / OPTIMIZER)
                 write_config(new_config, fresh)
                 copy_companions(directory, fresh)
                 suppress_new_tokens(fresh, new_config, growth)

@@ -98,6 +98,13 @@ def add_grow(commands: Any) -> None:
         metavar="N",
         help="pad the MLP in N equal blocks, each at its end (default: 1)",
     )
+    p.add_argument(
+        "--optimizer",
+        type=Path,
+        metavar="FILE",
+        help="an optimizer's state dict (AdamW, SGD, Muon) to grow as well, to "
+        "DESTINATION/optimizer.pt",
+    )
     add_policies(p)
     p.set_defaults(run=grow)
 
@@ -194,7 +201,7 @@ def add_fit(commands: Any) -> None:
     )
     add_policies(p)
     p.set_defaults(
-        run=fit, text=None, tokens=512, measure=True, json=None
+        run=fit, optimizer=None, text=None, tokens=512, measure=True, json=None
     )
 
 

@@ -95,6 +95,7 @@ def written(
         force=options.force,
         shard_bytes=options.shard_size,
         memory=options.memory,
+        optimizer=options.optimizer,
     )
     for field, name in FIELDS.items():
         before, after = getattr(growth.old, field), getattr(growth.new, field)
