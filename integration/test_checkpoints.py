@@ -5,19 +5,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from growproof import checkpoints, grow
+from growproof import checkpoints, grow, streaming
 from growproof.checkpoints import grow_checkpoint
 from growproof.cli import byte_count, main
 from growproof.decoder import GrowthError
 from growproof.growth import Policies
+from growproof.shards import Entry
 from growproof.verify import verify
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -212,7 +215,7 @@ def test_a_tied_model_stays_tied(tmp_path: Path) -> None:
 def with_tensors(path: Path, extra: dict[str, torch.Tensor]) -> Path:
     file = path / checkpoints.SINGLE
     tensors = load_file(file) | extra
-    checkpoints.storage.save_file(tensors, file, metadata={"format": "pt"})
+    save_file(tensors, file, metadata={"format": "pt"})
     return path
 
 
@@ -326,15 +329,16 @@ def test_an_interrupted_write_leaves_what_was_there(
     if force:
         grow_checkpoint(source, grown, {"hidden_size": 24})
     before = contents(grown) if force else None
-    save, calls = checkpoints.storage.save_file, []
+    store, calls = Entry.store, []
 
-    def failing(*args: Any, **kwargs: Any) -> None:
+    def failing(*args: Any) -> None:
         calls.append(args)
         if len(calls) == 3:
             raise error
-        save(*args, **kwargs)
+        store(*args)
 
-    monkeypatch.setattr(checkpoints.storage, "save_file", failing)
+    monkeypatch.setattr(streaming, "workers", one_at_a_time)
+    monkeypatch.setattr(Entry, "store", failing)
     arguments = ["grow", str(source), str(grown), "--hidden-size=32", "--force"]
     code = main([*arguments, "--shard-size=4KB"])
     assert len(calls) == 3
@@ -342,6 +346,12 @@ def test_an_interrupted_write_leaves_what_was_there(
     assert capsys.readouterr().err.startswith("growproof: ")
     assert [p.name for p in tmp_path.iterdir()] == (["grown"] if force else [])
     assert not force or contents(grown) == before
+
+
+@contextmanager
+def one_at_a_time(memory: int) -> Generator[SimpleNamespace]:
+    """As `streaming.workers`, in this thread."""
+    yield SimpleNamespace(map=map)
 
 
 def emptied(source: Path, path: Path, **files: bytes) -> Path:

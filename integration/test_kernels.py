@@ -9,6 +9,7 @@ sizes are those at which kernels change their mind: head_dim 64 to 128 with 71 (
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import growproof
@@ -16,8 +17,8 @@ import pytest
 import torch
 from growproof.families import family_of
 from growproof.growth import Growth
-from growproof.models import decoder_of, plan_model, state_of
-from growproof.padding import centred, old_entries
+from growproof.models import decoder_of, plan_model
+from growproof.padding import centred, take
 from growproof.table import parameters
 from torch import Tensor
 from transformers import StableLmConfig
@@ -238,15 +239,9 @@ def pulled_back(grads: dict[str, Tensor], growth: Growth) -> dict[str, Tensor]:
     for template, row in parameters(growth.old, growth).items():
         for i in range(growth.old.layers if "{layer}" in template else 1):
             name = template.format(layer=i)
-            like = state(growth)[name]
-            g = old_entries(grads[name], like, row, growth).reshape(like.shape)
+            g = take(grads[name], replace(row, scale=1.0), growth)
             back[name] = centred(g * row.scale, row, growth)
     return back
-
-
-def state(growth: Growth) -> dict[str, Tensor]:
-    """Tensors of the old shapes."""
-    return state_of(original("float64"))
 
 
 @every_column

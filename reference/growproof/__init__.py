@@ -15,6 +15,7 @@ from growproof.padding import grow_state, shrink_state
 if TYPE_CHECKING:
     from growproof.families import register
     from growproof.models import grow, shrink
+    from growproof.optimizer import grow_optimizer
 
 __all__ = [
     "Decoder",
@@ -24,6 +25,7 @@ __all__ = [
     "Policies",
     "forward",
     "grow",
+    "grow_optimizer",
     "grow_state",
     "ordered",
     "plan",
@@ -31,7 +33,12 @@ __all__ = [
     "shrink",
     "shrink_state",
 ]
-LATER = {"grow": "models", "shrink": "models", "register": "families"}
+LATER = {
+    "grow": "models",
+    "grow_optimizer": "optimizer",
+    "shrink": "models",
+    "register": "families",
+}
 
 
 def __getattr__(name: str) -> Any:

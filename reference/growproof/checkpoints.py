@@ -1,25 +1,20 @@
 """Checkpoint directories in and out, one tensor at a time.
 
 `grow_checkpoint` reads safetensors (one file, or shards with an index) or a `.gguf`
-file, and writes a directory that `from_pretrained` loads. What is in memory at any time
-is one tensor, before and after, and the shard that is being filled. The destination
-appears by one rename, when it is complete. No pickle is read, and no code of the source
-is run: the model class follows from `model_type`.
+file, and writes a directory that `from_pretrained` loads, a block of rows at a time. The
+destination appears by one rename, when it is complete. No pickle is read, and no code of
+the source is run: the model class follows from `model_type`.
 """
 
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import transformers
 from torch import Tensor
@@ -29,6 +24,7 @@ from transformers import dynamic_module_utils
 from growproof import reading
 from growproof.decoder import GrowthError
 from growproof.families import family_of
+from growproof.family import Home
 from growproof.growth import Growth, Policies
 from growproof.models import (
     config_of,
@@ -36,16 +32,19 @@ from growproof.models import (
     model_class,
     plan_model,
 )
-from growproof.padding import Grown, check
+from growproof.optimizer import grow_optimizer
+from growproof.optimizer import load as read_optimizer
+from growproof.padding import check
+from growproof.replacing import claimed, replacing, sweep
+from growproof.shards import INDEX, SINGLE, Lazy, create, entries
+from growproof.streaming import MEMORY, Stream
 from growproof.vocabulary import suppressed
 
 # untyped: Any stands for the module
 hub: Any = transformers
 code: Any = dynamic_module_utils
-storage: Any = safetensors.torch
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+OPTIMIZER = "optimizer.pt"  # as transformers' Trainer names it
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # buffers that older versions of transformers saved
 LEGACY = re.compile(
@@ -61,32 +60,6 @@ COMPANIONS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Lazy(Mapping[str, Tensor]):
-    """A state dict whose tensors are made at access and not kept."""
-
-    names: Collection[str]
-    load: Callable[[str], Tensor]
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        return self.load(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def map(self, f: Callable[[str, Tensor], Tensor]) -> "Lazy":
-        """The same names, with f(name, tensor) in place of each tensor."""
-        return Lazy(self.names, lambda name: f(name, self.load(name)))
-
-
 def grow_checkpoint(
     source: str | Path,
     destination: str | Path,
@@ -96,22 +69,27 @@ def grow_checkpoint(
     dtype: torch.dtype | None = None,
     force: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    memory: int = MEMORY,
+    optimizer: Path | None = None,
     progress: bool | None = None,
 ) -> Growth:
     """Write to `destination` a larger model that computes what `source` does.
 
     source: a directory with safetensors, or a `.gguf` file. target, policies:
     as for `growproof.grow`. dtype: of the stored parameters (default:
-    that of each source tensor); a wider one is taken before growing and a narrower one
-    after it, so that every parameter is rounded once. force: replace a checkpoint that
-    is at `destination`, once the new one is complete. shard_bytes: the largest file.
-    progress: a bar on stderr (None: where that is a terminal).
+    that of each source tensor), to which every parameter is rounded once. force: replace
+    a checkpoint that is at `destination`, once the new one is complete. shard_bytes: the
+    largest file. memory: bytes that tensors in flight may take. optimizer: the state dict
+    of an optimizer to grow as well, to OPTIMIZER. progress: a bar on stderr (None: where
+    that is a terminal).
 
     Raises GrowthError or ValueError, before anything is written, for a source that
     cannot be read or grown, and OSError where the disk refuses; neither leaves anything
-    at `destination` that was not there.
+    at `destination` that was not there. A process that is killed leaves it so too, and
+    the next one to the same destination removes what lies beside it.
     """
     source, destination = Path(source), Path(destination)
+    sweep(destination)
     refuse_overwriting(source, destination, force=force)
     if shard_bytes < 1:
         raise GrowthError(f"a shard must hold at least one byte, got {shard_bytes}")
@@ -119,44 +97,46 @@ def grow_checkpoint(
         config = read_config(directory)
         reading.generation_fields(directory)
         growth = plan_model(config, target, policies)
-        state = read_weights(directory, config)
-        check(state, growth.old)
-        with reading.refused(directory / "config.json", "a config that can be grown"):
-            new_config = config_of(config, growth)
-        stored = state["embed.weight"].dtype
-        new_config.dtype = dtype or getattr(config, "dtype", None) or stored
-        bigger = Grown(state.map(lambda _, x: widened(x, dtype)), growth)
-        with replacing(destination, force=force) as fresh:
-            bar = tqdm(
-                family_of(config).write(bigger, growth.new, disk=True),
-                desc="growing",
-                unit="tensor",
-                disable=None if progress is None else not progress,
-            )
-            with bar:
-                write_weights(
-                    ((name, x.to(dtype or x.dtype)) for name, x in bar),
-                    fresh,
-                    shard_bytes,
-                )
-            write_config(new_config, fresh)
-            copy_companions(directory, fresh)
-            suppress_new_tokens(fresh, new_config, growth)
+        before = located(directory, config)
+        moments = optimizer and grow_optimizer(
+            read_optimizer(optimizer), config, target, policies
+        )
+        with ExitStack() as files:
+            stored = entries(weight_files(directory), files)
+            stream = Stream(growth, family_of(config), stored, before, dtype)
+            old = stream.old(meta=True)
+            check(old, growth.old)
+            with reading.refused(
+                directory / "config.json", "a config that can be grown"
+            ):
+                new_config = config_of(config, growth)
+            usual = getattr(config, "dtype", None) or old["embed.weight"].dtype
+            new_config.dtype = dtype or usual
+            with replacing(destination, force=force) as fresh:
+                into = create(stream.sizes(), fresh, shard_bytes, files)
+                with progressing(progress) as bar:
+                    stream.write(into, memory, bar)
+                if moments:
+                    torch.save(moments, fresh / OPTIMIZER)
+                write_config(new_config, fresh)
+                copy_companions(directory, fresh)
+                suppress_new_tokens(fresh, new_config, growth)
     return growth
 
 
-def widened(x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """x in the wider of its dtype and the one to store."""
-    return x if dtype is None else x.to(torch.promote_types(x.dtype, dtype))
+def progressing(shown: bool | None) -> Any:
+    """A progress bar over tensors; None: where stderr is a terminal."""
+    hidden = None if shown is None else not shown
+    return tqdm(desc="growing", unit="tensor", disable=hidden, total=0)
 
 
 @contextmanager
 def opened(source: Path, scratch: Path) -> Generator[Path]:
     """The checkpoint directory of `source`; a .gguf is converted within `scratch`."""
     if source.is_file() and source.suffix == ".gguf":
-        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=scratch) as directory:
-            convert_gguf(source, Path(directory))
-            yield Path(directory)
+        with claimed(scratch / source.stem) as directory:
+            convert_gguf(source, directory)
+            yield directory
     elif source.is_dir():
         yield source
     else:
@@ -201,26 +181,39 @@ def read_config(directory: Path) -> Any:
 def read_weights(directory: Path, config: Any) -> Lazy:
     """The canonical parameters in `directory`, each read from its file at access.
 
-    Legacy extras are left out: rotary frequencies, causal masks, and where the model is
-    tied a head equal to the embedding. Raises GrowthError where there are no safetensors
-    (a pickle is never read), and for integer or 8-bit weights.
+    Raises GrowthError as `located` does.
     """
-    family, d = family_of(config), decoder_of(config)
-    files = stored_tensors(directory)
-    index = family.index(files, d)
+    index, files, d = (
+        located(directory, config),
+        stored_tensors(directory),
+        decoder_of(config),
+    )
 
     def load(name: str) -> Tensor:
         return index[name].load(lambda stored: files[stored].get_tensor(stored), d)
 
-    if d.tied and "head.weight" in index:
-        if not torch.equal(load("head.weight"), load("embed.weight")):
+    return Lazy(index.keys(), load)
+
+
+def located(directory: Path, config: Any) -> dict[str, Home]:
+    """Canonical name → where it lies among the stored tensors in `directory`.
+
+    Legacy extras are left out: rotary frequencies, causal masks, and where the model is
+    tied a head equal to the embedding. Raises GrowthError where there are no safetensors
+    (a pickle is never read), and for integer or 8-bit weights.
+    """
+    files, d = stored_tensors(directory), decoder_of(config)
+    index = family_of(config).index(files, d)
+    head = index.pop("head.weight", None) if d.tied else None
+    if head:
+        both = head.pieces[0], index["embed.weight"].pieces[0]
+        if not torch.equal(*(files[name].get_tensor(name) for name in both)):
             raise GrowthError(
                 f"config.json in {directory} ties lm_head to the embedding, but the "
                 "weights hold two different ones: set tie_word_embeddings to false, or "
-                f"remove {index['head.weight'].pieces[0]}"
+                f"remove {head.pieces[0]}"
             )
-        del index["head.weight"]
-    return Lazy(index.keys(), load)
+    return index
 
 
 def stored_tensors(directory: Path) -> dict[str, Any]:
@@ -249,38 +242,6 @@ def weight_files(directory: Path) -> list[Path]:
             "AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
         )
     raise GrowthError(f"{directory} holds neither {SINGLE} nor {INDEX}")
-
-
-def write_weights(
-    state: Iterator[tuple[str, Tensor]], directory: Path, shard_bytes: int
-) -> None:
-    """Save tensors as they come: one file, or shards of `shard_bytes` and an index."""
-    shards: list[dict[str, int]] = []
-    held: dict[str, Tensor] = {}
-
-    def flush() -> None:
-        path = directory / f"shard-{len(shards)}"
-        storage.save_file(held, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # safetensors leaves it to its owner alone
-        shards.append({name: x.nbytes for name, x in held.items()})
-        held.clear()
-
-    for name, x in state:
-        if held and sum(y.nbytes for y in held.values()) + x.nbytes > shard_bytes:
-            flush()
-        held[name] = x
-    flush()
-    if len(shards) == 1:
-        (directory / "shard-0").rename(directory / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards):
-        shard = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        (directory / f"shard-{i}").rename(directory / shard)
-        weight_map |= dict.fromkeys(names, shard)
-    size = sum(sum(names.values()) for names in shards)
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
 def write_config(config: Any, directory: Path) -> None:
@@ -345,31 +306,3 @@ def refuse_overwriting(source: Path, destination: Path, *, force: bool) -> None:
 def is_empty(path: Path) -> bool:
     """True for a directory with nothing in it."""
     return path.is_dir() and not any(path.iterdir())
-
-
-@contextmanager
-def replacing(destination: Path, *, force: bool) -> Generator[Path]:
-    """A new directory beside `destination` that takes its place if all goes well.
-
-    Whatever goes wrong (also an interrupt), it is removed, and what was at
-    `destination` is still there.
-    """
-    destination = destination.absolute()
-    mark = f"{destination.name}-{os.getpid()}"
-    fresh = destination.with_name(f".{mark}.growing")
-    stale = destination.with_name(f".{mark}.replaced")
-    fresh.mkdir()
-    try:
-        yield fresh
-        moved = force and destination.exists()
-        if moved:
-            destination.rename(stale)
-        try:
-            fresh.rename(destination)
-        except BaseException:
-            if moved:
-                stale.rename(destination)
-            raise
-        shutil.rmtree(stale, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

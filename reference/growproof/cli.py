@@ -99,6 +99,13 @@ def add_grow(commands: Any) -> None:
         metavar="N",
         help="pad the MLP in N equal blocks, each at its end (default: 1)",
     )
+    p.add_argument(
+        "--optimizer",
+        type=Path,
+        metavar="FILE",
+        help="an optimizer's state dict (AdamW, SGD, Muon) to grow as well, to "
+        "DESTINATION/optimizer.pt",
+    )
     add_policies(p)
     p.set_defaults(run=grow)
 
@@ -131,6 +138,13 @@ def add_policies(p: argparse.ArgumentParser) -> None:
         default="4GB",
         metavar="SIZE",
         help="largest file, such as 500MB (default: 4GB)",
+    )
+    p.add_argument(
+        "--memory",
+        type=byte_count,
+        default="64MB",
+        metavar="SIZE",
+        help="for the tensors in flight, whatever their sizes (default: 64MB)",
     )
 
 
@@ -187,7 +201,9 @@ def add_fit(commands: Any) -> None:
         help="pad the MLP of each rank at its end, not the whole",
     )
     add_policies(p)
-    p.set_defaults(run=fit, text=None, tokens=512, measure=True, json=None)
+    p.set_defaults(
+        run=fit, optimizer=None, text=None, tokens=512, measure=True, json=None
+    )
 
 
 def add_verify(commands: Any) -> None:

@@ -94,6 +94,8 @@ def written(
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         force=options.force,
         shard_bytes=options.shard_size,
+        memory=options.memory,
+        optimizer=options.optimizer,
     )
     for field, name in FIELDS.items():
         before, after = getattr(growth.old, field), getattr(growth.new, field)

@@ -7,14 +7,23 @@ is: that is in the table.
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from growproof.blocks import (
+    Read,
+    blocks,
+    consecutive,
+    is_large,
+    mean_of_rows,
+    picked,
+    sheets,
+)
 from growproof.decoder import Decoder
-from growproof.growth import Growth
-from growproof.stored import parted
+from growproof.growth import Growth, Policies
 from growproof.table import (
     Row,
     Table,
@@ -30,56 +39,35 @@ from growproof.vocabulary import silence
 State = Mapping[str, Tensor]
 
 
-def unfolded(x: Tensor, row: Row, growth: Growth, *, new: bool) -> list[int]:
-    """The sizes of x with every axis split into its factors; others stay as they are."""
-    along = folds(growth)
-    dims = zip(row.axes, x.shape, strict=True)
-    return [f for axis, n in dims for f in along.get(axis, ((n,), (n,)))[new]]
+def matched(
+    x: Tensor, y: Tensor, row: Row, growth: Growth
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(a, b): views of x and of the grown y, where b holds a once y holds x.
 
-
-def old_entries(y: Tensor, x: Tensor, row: Row, growth: Growth) -> Tensor:
-    """The view of the grown tensor y in which the entries of x lie, unfolded."""
-    corner = tuple(slice(n) for n in unfolded(x, row, growth, new=False))
-    return y.view(unfolded(y, row, growth, new=True))[corner]
-
-
-def dealt(x: Tensor, row: Row, growth: Growth) -> Tensor:
-    """x with its key/value heads repeated, and its query heads dealt out over them.
-
-    Query heads go to the copies in shares of s, the last of which may have room left.
+    Every axis is split into its factors; a repeated key/value head broadcasts to its
+    copies. There is one pair, or one for each copy over which a group's query heads are
+    dealt out, in shares of s, the last of which may have room left.
     """
-    old, m = growth.old, growth.copies
-    if m == 1:
-        return x
-    share = -(-old.repeats // m)
-    for dim, axis in enumerate(row.axes):
-        if axis == "key":
-            groups = parted(x, dim, (old.groups, -1))
-            x = groups.repeat_interleave(m, dim).flatten(dim, dim + 1)
-        elif axis in ("query", "head"):
-            heads = parted(x, dim, (old.groups, old.repeats, -1))
-            room = x.new_zeros(
-                (*heads.shape[: dim + 1], m * share, *heads.shape[dim + 2 :])
-            )
-            room.narrow(dim + 1, 0, old.repeats).copy_(heads)
-            x = room.flatten(dim, dim + 2)
-    return x
-
-
-def gathered(x: Tensor, row: Row, growth: Growth) -> Tensor:
-    """dealt⁻¹: the first copy of each key/value head, and the query heads in order."""
-    old, m = growth.old, growth.copies
-    if m == 1:
-        return x
-    for dim, axis in enumerate(row.axes):
-        if axis == "key":
-            copies = parted(x, dim, (old.groups, m, -1))
-            x = copies.select(dim + 1, 0).flatten(dim, dim + 1)
-        elif axis in ("query", "head"):
-            share = -(-old.repeats // m)
-            heads = parted(x, dim, (old.groups, m * share, -1))
-            x = heads.narrow(dim + 1, 0, old.repeats).flatten(dim, dim + 2)
-    return x
+    old, along = growth.old, folds(growth)
+    before, corner, after = list[int](), list[int](), list[int]()
+    share = 0
+    for axis, n, n_new in zip(row.axes, x.shape, y.shape, strict=True):
+        sizes, sizes_new = along.get(axis, ((n,), (n_new,)))
+        corner += sizes
+        after += sizes_new
+        if axis in ("query", "head"):
+            share = len(before) + 2
+            before += [old.groups, 1, old.repeats, *sizes[3:]]
+        else:
+            before += [old.groups, 1, *sizes[2:]] if axis == "key" else sizes
+    a, b = x.view(before), y.view(after)[tuple(map(slice, corner))]
+    if not share:
+        yield a, b
+        return
+    for copy, first in enumerate(range(0, old.repeats, corner[share])):
+        n = min(corner[share], old.repeats - first)
+        b_copy = b.narrow(share - 1, copy, 1).narrow(share, 0, n)
+        yield a.narrow(share, first, n), b_copy
 
 
 def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
@@ -94,14 +82,20 @@ def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
 
 
 def rescaled(x: Tensor, row: Row, growth: Growth) -> Tensor:
-    """scale · (offset + centred(x)) − offset, in float64, rounded once to x's dtype.
+    """scale · (offset + centred(x)) − offset, in float64, to be rounded once.
 
     Powers of two, and growing by nothing, are exact.
     """
     if row.centre is None and row.scale == 1:
         return x
-    y = centred(x.double(), row, growth)
-    return ((y + row.offset) * row.scale - row.offset).to(x.dtype)
+    y = (
+        x.to(torch.float64, copy=True)
+        if row.centre is None
+        else centred(x.double(), row, growth)
+    )
+    if not row.offset:
+        return y.mul_(row.scale)
+    return y.add_(row.offset).mul_(row.scale).sub_(row.offset)
 
 
 def padded_size(x: Tensor, row: Row, d: Decoder) -> list[int]:
@@ -115,13 +109,37 @@ def place(x: Tensor, row: Row, growth: Growth, into: Tensor | None = None) -> Te
     """pad(rescaled(x)): the old entries, and zeros (or those of `into`) around.
 
     x: one tensor over `row.axes` of the old decoder, any dtype. Returns it over the same
-    axes of the new one, same dtype.
+    axes of the new one, in the dtype of `into` (else of x).
     """
     if into is None:
         into = x.new_zeros(padded_size(x, row, growth.new))
-    y = dealt(rescaled(x, row, growth), row, growth)
-    corner = old_entries(into, y, row, growth)
-    corner.copy_(y.reshape(corner.shape))
+    if not in_rows(x, row):
+        return place_whole(x, row, growth, into)
+    for sheet, sheet_new in zip(sheets(x), sheets(into), strict=True):
+        place_by_rows(sheet, sheet_row(row), growth, sheet_new)
+    return into
+
+
+def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
+    """`place`, of a matrix, a block of rows after the other."""
+    origin = origins(row, growth)
+    there = (origin >= 0).nonzero().flatten()
+    mean = first_means(lambda i, j: x[i:j], row, growth)
+    for block in blocks(len(there), x.shape[1]):
+        rows = there[block]
+        lines = picked(into, rows)
+        place_rows(picked(x, origin[rows]), origin[rows], mean, row, growth, lines)
+        if not consecutive(rows):
+            into[rows] = lines
+    if row.averaged and row.axes[0] == "residual":
+        into[growth.old.hidden :] = average(lambda i, j: into[i:j], growth)
+
+
+def place_whole(x: Tensor, row: Row, growth: Growth, into: Tensor) -> Tensor:
+    """`place`, all of it at once."""
+    y = rescaled(x, row, growth)
+    for old, new in matched(y, into, row, growth):
+        new.copy_(old)
     if row.averaged:
         dim, n = row.axes.index("residual"), growth.old.hidden
         mean = into.narrow(dim, 0, n).double().mean(dim, keepdim=True)
@@ -130,15 +148,86 @@ def place(x: Tensor, row: Row, growth: Growth, into: Tensor | None = None) -> Te
     return into
 
 
+# --- row by row -----------------------------------------------------------------------
+
+
+def in_rows(x: Tensor, row: Row) -> bool:
+    """True for a matrix (or one for each expert) that is worked on in blocks of rows.
+
+    The sums of a mean are then made in another order, so that whatever grows a tensor
+    piece by piece has to ask here.
+    """
+    changed = row.scale != 1 or row.centre is not None or row.averaged
+    matrix = len(row.axes) > 1 and row.axes[0] != "batch"
+    return changed and matrix and is_large(x)
+
+
+def sheet_row(row: Row) -> Row:
+    """The row of a matrix: of one expert's, where each has its own."""
+    return replace(row, axes=row.axes[-2:])
+
+
+def origins(row: Row, growth: Growth) -> Tensor:
+    """New index → the old index whose entries lie there, or −1; along the first axis."""
+    old = torch.arange(math.prod(factors(growth.old)[row.axes[0]]))
+    return place(old + 1, Row(row.axes[:1], row.writes), growth) - 1
+
+
+def place_rows(
+    x: Tensor,
+    old: Tensor,
+    mean: Tensor | None,
+    row: Row,
+    growth: Growth,
+    into: Tensor,
+) -> None:
+    """Place rows of a matrix into the rows of the grown one in which they lie.
+
+    x: (n, columns), the rows `old` (n,) of a matrix. mean: of `first_means`. into:
+    (n, columns of the grown matrix).
+    """
+    first, second = row.axes
+    if mean is not None:
+        x = (
+            x.double()
+            - mean[
+                old
+                // (growth.old.hidden if first == "residual" else growth.old.head_dim)
+            ]
+        )
+    within = replace(
+        row,
+        axes=("tokens", second),
+        centre=None if row.centre == first else row.centre,
+        averaged=row.averaged and second == "residual",
+    )
+    place_whole(x, within, growth, into)
+
+
+def first_means(read: Read, row: Row, growth: Growth) -> Tensor | None:
+    """The means over the first axis that centring removes, (blocks, columns), float64."""
+    if row.centre is None or row.centre != row.axes[0]:
+        return None
+    rows = math.prod(factors(growth.old)[row.centre])
+    n = growth.old.hidden if row.centre == "residual" else growth.old.head_dim
+    return torch.stack([mean_of_rows(read, i, i + n) for i in range(0, rows, n)])
+
+
+def average(read: Read, growth: Growth) -> Tensor:
+    """The mean of the old lanes of a grown writer, (columns,), for its new ones."""
+    return mean_of_rows(read, 0, growth.old.hidden)
+
+
 def take(y: Tensor, row: Row, growth: Growth) -> Tensor:
     """place⁻¹, up to a mean that centring removed: the old entries, scaled back.
 
     y: one tensor over `row.axes` of the new decoder. Returns it over the old one.
     """
-    x = dealt(y.new_empty(padded_size(y, row, growth.old)), row, growth)
-    x = gathered(old_entries(y, x, row, growth).reshape(x.shape), row, growth)
+    x = y.new_empty(padded_size(y, row, growth.old))
+    for old, new in matched(x, y, row, growth):
+        old.copy_(new[tuple(map(slice, old.shape))])  # the first of its copies
     if row.scale == 1:
-        return x.clone()
+        return x
     return ((x.double() + row.offset) / row.scale - row.offset).to(y.dtype)
 
 
@@ -152,16 +241,33 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
     """
     along, policies = factors(growth.new), growth.policies
     y = like.new_zeros([math.prod(along[axis]) for axis in row.axes])
-    if policies.fill == "zeros" or row.is_writer or row.reads is None:
+    if not is_filled(row, policies):
         return y
     if row.norm:
         approximate = policies.norm == "scaled" and growth.old.norm == "layer"
         return y if approximate and not fresh else y.fill_(1 - row.offset)
+    draw = drawing(name, policies)
+    for sheet in sheets(y):
+        for block in blocks(len(sheet), sheet.shape[-1]):
+            sheet[block] = draw(sheet[block])
+    return silenced(y, name.split(".")[-2], row, growth)
+
+
+def is_filled(row: Row, policies: Policies) -> bool:
+    """True where new entries are not all zero."""
+    return policies.fill != "zeros" and not row.is_writer and row.reads is not None
+
+
+def drawing(name: str, policies: Policies) -> Callable[[Tensor], Tensor]:
+    """Draws, in float64 and thus the same in every dtype, for block after block of rows."""
     generator = torch.Generator()
     generator.manual_seed((policies.seed << 32) ^ zlib.crc32(name.encode()))
-    draw = torch.empty(y.shape, dtype=torch.float64)  # the same in every dtype
-    y.copy_(draw.normal_(0, policies.initializer_range, generator=generator))
-    return silenced(y, name.split(".")[-2], row, growth)
+
+    def draw(like: Tensor) -> Tensor:
+        fresh = torch.empty(like.shape, dtype=torch.float64)
+        return fresh.normal_(0, policies.initializer_range, generator=generator)
+
+    return draw
 
 
 def silenced(y: Tensor, part: str, row: Row, growth: Growth) -> Tensor:
@@ -199,19 +305,34 @@ class Grown(Mapping[str, Tensor]):
         self.rows = {new: (old, row) for new, old, row in pairs(growth, table)}
 
     def __getitem__(self, name: str) -> Tensor:
-        old, row = self.rows[name]
-        like = self.state[old or sibling(name, row, self.growth.old)]
-        new = blank(name, row, self.growth, like, fresh=old is None)
-        if old is not None:
-            place(like, row, self.growth, new)
-        silence(new, name, self.state, self.growth)
-        return new
+        return grown_parameter(name, *self.rows[name], self.state, self.growth)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def grown_parameter(
+    name: str,
+    old: str | None,
+    row: Row,
+    state: State,
+    growth: Growth,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """A parameter of the grown model. old: its name in `state`; None for a new layer's.
+
+    dtype: of the result (default: that of the old one), to which all is rounded once.
+    """
+    like = state[old or sibling(name, row, growth.old)]
+    kind = like.new_empty(0, dtype=dtype)
+    new = blank(name, row, growth, kind, fresh=old is None)
+    if old is not None:
+        place(like, row, growth, new)
+    silence(new, name, state, growth)
+    return new
 
 
 def sibling(name: str, row: Row, old: Decoder) -> str:

@@ -26,17 +26,18 @@ class Stored:
     """One stored tensor, or one for each head or expert, and the canonical ones in it.
 
     parts: canonical templates. split: (tensor, sizes of the parts, decoder) to the parts;
-    join: the parts and the decoder to the tensor.
+    join: the parts and the decoder to the tensor. turned: a matrix is stored transposed.
     """
 
     parts: tuple[str, ...]
     split: Callable[[Tensor, Sizes, Decoder], list[Tensor]]
     join: Callable[[Sequence[Tensor], Decoder], Tensor]
+    turned: bool = False
 
     def bias(self) -> "Stored":
         """The same for the biases of these maps."""
         parts = tuple(p.removesuffix("weight") + "bias" for p in self.parts)
-        return Stored(parts, self.split, self.join)
+        return Stored(parts, self.split, self.join, self.turned)
 
 
 def plain(part: str) -> Stored:
@@ -82,6 +83,7 @@ def transposed(stored: Stored) -> Stored:
         stored.parts,
         lambda x, n, d: stored.split(turned(x), n, d),
         lambda xs, d: turned(stored.join(xs, d)),
+        turned=True,
     )
 
 

@@ -48,16 +48,26 @@ def silent_row(state: Mapping[str, Tensor], d: Decoder) -> Tensor | None:
 
 def silence(y: Tensor, name: str, state: Mapping[str, Tensor], growth: Growth) -> None:
     """Make the logits of new tokens −2¹⁵ in a grown tensor, where it is the one to."""
+    entries = of_new_tokens(name, state, growth)
+    if entries is not None:
+        y[growth.old.vocab :] = entries
+
+
+def of_new_tokens(
+    name: str, state: Mapping[str, Tensor], growth: Growth
+) -> Tensor | None:
+    """What a parameter holds for each new token: (D',), or () for a bias; None: no rule."""
     old, new = growth.old, growth.new
     if new.vocab == old.vocab:
-        return
+        return None
     if name == "head.bias":
-        y[old.vocab :] = UNCHOSEN
-    if name == ("embed.weight" if old.tied else "head.weight"):
-        y[old.vocab :] = 0  # a drawn row would be a drawn logit; zero trains as well
-        row = None if "head.bias" in state else silent_row(state, old)
-        if row is not None:
-            y[old.vocab :, : old.hidden] = row
+        return torch.tensor(UNCHOSEN)
+    if name != ("embed.weight" if old.tied else "head.weight"):
+        return None
+    row = None if "head.bias" in state else silent_row(state, old)
+    if row is None:  # a drawn row would be a drawn logit; zero trains as well
+        return torch.zeros(new.hidden)
+    return torch.nn.functional.pad(row, (0, new.hidden - old.hidden))
 
 
 def suppressed(growth: Growth, before: list[int] | None = None) -> list[int]:

@@ -1,0 +1,44 @@
+"""Models that are sharded over ranks grow as the whole model does, bit for bit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from growproof.checkpoints import grow_checkpoint
+from growproof.decoder import GrowthError
+from growproof.distributed import grow_into, grown_config
+from growproof.growth import Policies
+from growproof.models import grow, model_class
+
+from . import sharded
+from .sharded import FILL, TARGET
+from .test_checkpoints import llama, saved
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_fsdp_shards_are_those_of_the_whole(ranks: int, tmp_path: Path) -> None:
+    """FSDP2 over gloo ranks: in sharded, out sharded, the bytes of one process."""
+    source = saved(llama(), tmp_path / "source")
+    grow_checkpoint(source, tmp_path / "grown", TARGET, policies=Policies(**FILL))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}",
+        "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost",
+        sharded.__file__, str(source), str(tmp_path / "grown"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_unsharded_models_are_filled_too() -> None:
+    model = llama()
+    state = grow(model, TARGET, **FILL).state_dict()
+    config = grown_config(model.config, TARGET, **FILL)
+    filled = grow_into(model_class(config)(config), model, TARGET, **FILL)
+    assert all((filled.state_dict()[name] == x).all() for name, x in state.items())
+
+
+def test_the_model_to_fill_must_be_of_the_grown_sizes() -> None:
+    model = llama()
+    with pytest.raises(GrowthError, match=r"build it from growproof\.grown_config"):
+        grow_into(llama(), model, TARGET)
