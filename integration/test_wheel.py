@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("check", "grow", "fit", "verify", "certify", "power", "report")
+COMMANDS = ("check", "grow", "fit", "verify", "init", "certify", "power", "report")
 LAW = "test_mlp_maps_padded_to_padded"
 # what git ignores, where an older build would have taken it along
 IGNORED = ("properties/laws/old.pyc", "reference/growproof/.hypothesis/x", "dist/y")

@@ -11,6 +11,7 @@ relative and budget.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,29 @@ def _read(args: argparse.Namespace) -> Report:
     )
 
 
+def badge(report: Report) -> str:
+    """The verdict as an endpoint of shields.io reads it."""
+    score = report.ledger.run.score
+    broken = {row.promise for row in score if row.failed or row.errors}
+    kept = {row.promise for row in score if row.passed} - broken
+    said = "violates " + ", ".join(sorted(broken)) if broken else "fails"
+    message = said if report.failed else ", ".join(sorted(kept)) or "conforms"
+    colour = "red" if report.failed else "brightgreen"
+    told = {"label": "growproof", "message": message, "color": colour}
+    return json.dumps({"schemaVersion": 1, **told}) + "\n"
+
+
+def annotated(report: Report) -> list[str]:
+    """A line for each failed law, as a workflow command of GitHub Actions."""
+    found = []
+    for law, failures in report.ledger.broken.items():
+        first = failures[0]
+        said = " ".join((first.cause or first.message or "it failed").split())
+        escaped = f"{said} Repeat: {first.repeat}".replace("%", "%25")
+        found.append(f"::error title=growproof {law}::{escaped}")
+    return found
+
+
 def _parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -81,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     add("base", nargs="*", help="baselines: the first one of this environment is used")
     add("--html", metavar="OUT", help="write one self-contained page")
     add("--markdown", metavar="OUT", help="write Markdown, for a pull request")
+    add("--badge", metavar="OUT", help="write JSON for a badge of shields.io")
+    add("--annotations", action="store_true",
+        help="print each failure as GitHub Actions annotates it")  # fmt: skip
     add("--errors-fail", type=float, default=comparison.FACTOR, metavar="RATIO",
         help="the factor that counts as worse (default: 2)")  # fmt: skip
     add("--across-growers", action="store_true", help="compare two growers")
@@ -99,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         return 4 if error.code else 0
     try:
         report = _read(args)
-        forms = ((args.html, page), (args.markdown, markdown))
+        forms = ((args.html, page), (args.markdown, markdown), (args.badge, badge))
         texts = [(path, form(report)) for path, form in forms if path]
         for path, text in texts:
             storage.write(path, text)
@@ -110,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = 100
     terminal(report, console)
+    if args.annotations:
+        print("\n".join(annotated(report)))
     return int(report.failed)
 
 

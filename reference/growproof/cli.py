@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from growproof.commands import OK, SIZES, fit, grow, verify
+from growproof.init import add_init
 from growproof.supervised import supervised
 
 USAGE, INTERRUPTED = 4, 130
@@ -66,6 +67,7 @@ def parser() -> Parser:
     add_grow(commands)
     add_fit(commands)
     add_verify(commands)
+    add_init(commands)
     commands.add_parser(
         "check", help="run the laws against a grower (default growproof:grow)"
     )
