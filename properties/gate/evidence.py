@@ -21,7 +21,7 @@ import torch
 from growproof.models import build, state_of
 from torch import Tensor
 
-from ..laws.world import elsewhere
+from ..laws.world import elsewhere, kept
 from .parts import Part, Ratios, kind_of, layer_of, relation
 
 State = dict[str, Tensor]
@@ -256,7 +256,8 @@ def causes(
     try:
         old = source()
         try:
-            new = grow(old, dict(target))
+            with kept():
+                new = grow(old, dict(target))
         except Exception as crash:
             return [f"it raises {type(crash).__name__}: {first_line(crash)}"]
         with elsewhere():  # where fresh memory is full of NaN

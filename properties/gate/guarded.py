@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from ..laws.world import noted
+
 FOLDER = "GROWPROOF_SUPERVISED"  # names the folder that `growproof check` watches
 
 
@@ -76,21 +78,18 @@ def undisturbed() -> Iterator[None]:
     """Put the process back as it was, whatever is done to it meanwhile."""
     path, folder = list(sys.path), os.getcwd()
     streams = sys.stdin, sys.stdout, sys.stderr
-    modes = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
     lent = tuple(Lent(stream) for stream in streams[1:])
     sys.stdout, sys.stderr = lent  # pyright: ignore[reportAttributeAccessIssue]
     put(theirs)
     try:
-        yield
+        with noted():
+            yield
     finally:
         take_back()
         sys.stdin, sys.stdout, sys.stderr = streams
         sys.path[:] = path
         if os.getcwd() != folder:
             os.chdir(folder)
-        torch.set_grad_enabled(modes[0])
-        torch.set_default_dtype(modes[1])
-        torch.set_num_threads(modes[2])
 
 
 class Lent:

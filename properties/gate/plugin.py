@@ -32,6 +32,7 @@ from ..laws.grown import Grown
 from ..laws.models import Case
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
+from ..laws.world import kept
 from . import findings, guarded, score, verdict, xfails
 from .domain import FEATURES, MORE, UnknownName, narrow
 from .judged import Judged
@@ -299,7 +300,7 @@ class Gate:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Keep the item's own largest error; a law that found no example is declined."""
         watched = score.Watched(ledger_of(self.config))
-        with recording(watched), watching() as self.seen:
+        with recording(watched), watching() as self.seen, kept():
             try:
                 return (yield)
             except Unsatisfiable:

@@ -170,6 +170,20 @@ def kept() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+LEFT: list[str] = []  # what the last call of a grower changed of torch's settings
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """As `kept`; what was changed is in LEFT, for the law that asks."""
+    before = torch_stock()
+    with kept():
+        try:
+            yield
+        finally:
+            LEFT[:] = changed(before, torch_stock())
+
+
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
     """Other settings: no gradients, two threads, and fresh memory that is full of NaN."""

@@ -27,6 +27,7 @@ from ..growers.known_good import GROWERS, REFERENCE, Good
 from ..laws import examples
 from ..laws.domain import CORE, DOMAIN, Domain
 from ..laws.registry import Item, items, law_of, trainable
+from ..laws.world import kept
 from .detection import DTYPES, by_line
 from .picture import Matrix, picture
 
@@ -53,7 +54,7 @@ def run(fault: Fault, laws: list[Item], dtype: str) -> Cell:
     DOMAIN.dtype = getattr(torch, dtype)
     started, calls, message, found = time.perf_counter(), 0, "", False
     item = laws[-1]
-    with examples.watching() as seen:
+    with examples.watching() as seen, kept():  # a fault may be one of torch's state
 
         def counted(model: Any, target: Any) -> Any:
             nonlocal calls
