@@ -5,6 +5,8 @@ they spell a value alike. Where they do not:
 
   phi, gpt_neox    the stock code adds a parallel block as (a + m) + x, the clone as
                    (x + a) + m: a few roundings from the first residual on
+  ernie4_5, glm,   lanes turn with their neighbours, so that a score is the same sum in
+  glm4, cohere     another order: a few roundings from the first scores on
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from torch import Tensor
 from integration.test_ordered import FAMILIES, tiny, tokens
 
 KNOWN = sorted(TABLES)  # before other tests register more
-SPELLED_OTHERWISE = ("phi", "gpt_neox")
+TURNED = ("ernie4_5", "glm", "glm4", "cohere")
+SPELLED_OTHERWISE = ("phi", "gpt_neox", *TURNED)
 # What the stock code calls a layer's modules: the clone's taps of the output, which is
 # joined along the last axis where there are several.
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -53,6 +56,8 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "input_layernorm": ("attn_norm",),
     "pre_feedforward_layernorm": ("mlp_norm",),
     "post_feedforward_layernorm": ("mlp_out_norm",),
+    "post_self_attn_layernorm": ("attn_out_norm",),
+    "post_mlp_layernorm": ("mlp_out_norm",),
 }
 # The same of what a module reads.
 INPUTS = {"attention": "context", "mlp": "activated"}
@@ -60,20 +65,24 @@ FINAL = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 
 
 # What no module's input or output is: inside the attention, inside the experts, and
-# q, k and v that are joined head by head.
+# q, k and v that are joined head by head, q and k whose lanes turn with their neighbours.
 INSIDE = {"query_rotated", "key_rotated", "scores"}
 EXPERTS = {"chosen", "expert_gate", "expert_up", "expert_activated"}
 UNSEEN = {
     "mixtral": EXPERTS,
     "qwen3_moe": EXPERTS,
     "gpt_neox": {"query", "key", "value"},
+    **{family: {"query", "key"} for family in TURNED},
 }
 
 
 def boundaries(model: Any, d: Decoder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """(module, taps, whether of its input) of every module that the table names."""
-    after = "attn_out_norm" if "attn_out_norm" in d.norms else "mlp_norm"
+    family = model.config.model_type
+    outside = "attn_out_norm" in d.norms and family != "glm4"
+    after = "attn_out_norm" if outside else "mlp_norm"
     table = OUTPUTS | {"post_attention_layernorm": (after,)}
+    table = {s: t for s, t in table.items() if not {*t} <= UNSEEN.get(family, set())}
     for name, module in model.base_model.named_modules():
         if name in FINAL:
             yield name, ("final_norm",), False

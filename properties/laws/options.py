@@ -1,6 +1,7 @@
 """What the laws draw of a family's config beyond its sizes: one line a family.
 
-A family that has no line here is drawn with its defaults. `register_options` adds one.
+A family from another package says it in its own table (`Family.draws`); one that says
+nothing is drawn with its defaults.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from growproof.decoder import whole_factor
 from hypothesis import strategies as st
 
-from .domain import DOMAIN
+from .domain import DOMAIN, table
 
 THETAS = (10000.0, 500.0, 100000.0)
 REAL_THETAS = (1e6, 1e7)
@@ -191,9 +192,20 @@ OPTIONS: dict[str, Line] = {
     "mixtral": lambda o: o.act() | o.rope() | o.tied() | o.window()
     | o.experts("num_local_experts"),
     "qwen3_moe": qwen3_moe,
+    "arcee": lambda o: o.act() | o.rope() | o.tied() | o.attention_bias()
+    | {"mlp_bias": o.flag("biases")},
+    "seed_oss": lambda o: o.act() | o.rope() | o.tied() | o.attention_bias()
+    | {"attention_out_bias": o.flag("biases"), "mlp_bias": o.flag("biases"),
+       "attention_dropout": 0.0, "residual_dropout": 0.0},
+    "ernie4_5": lambda o: o.act() | o.rope() | o.tied() | {"use_bias": o.flag("biases")},
+    "glm": lambda o: o.act() | o.partial() | o.tied() | o.attention_bias(),
+    "glm4": lambda o: o.act() | o.partial() | o.tied() | o.attention_bias(),
+    "cohere": lambda o: o.act() | o.rope() | o.tied() | o.attention_bias()
+    | {"logit_scale": o.one_of(0.0625, 1.0)},
 }  # fmt: skip
 
 
-def register_options(family: str, line: Line) -> None:
-    """Say what is drawn of a family that was registered from elsewhere."""
-    OPTIONS[family] = line
+def options(family: str, o: Options) -> dict[str, Any]:
+    """What is drawn of a family: its line here, or what its own table says."""
+    line = OPTIONS.get(family) or table(family).draws
+    return line(o) if line else {}

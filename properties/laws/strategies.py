@@ -11,13 +11,14 @@ import functools
 import math
 from typing import Any
 
+import pytest
 from growproof.models import MASKED
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from .domain import AXES, CONFIG_NAME, DOMAIN, table
 from .models import REGIMES, Case
-from .options import OPTIONS, Options
+from .options import Options, options
 
 # dimension → (least, most) of a real size, where the others stay small
 REAL = {
@@ -75,7 +76,9 @@ def cases(
             if not (maskable and table(f).says.get("norm") and f not in MASKED)
             and not (power_of_four and table(f).says.get("norm_offset"))
         ]
-        family = draw(st.sampled_from(fit or DOMAIN.families))
+        if not fit:
+            pytest.skip("of the families of this run none grows without any rounding")
+        family = draw(st.sampled_from(fit))
     free = DOMAIN.growable(family)
     if axis not in free:  # what is not claimed never grows: something else does
         axis = draw(
@@ -87,7 +90,7 @@ def cases(
     grow = power_of_four_target if power_of_four else target
     new = grow(draw, family, sizes, axis)
     o = Options(draw, sizes, features, real)
-    config = sized_config(family, sizes) | OPTIONS.get(family, lambda _: {})(o)
+    config = sized_config(family, sizes) | options(family, o)
     config[table(family).eps] = o.eps()
     if padded and table(family).says.get("norm") == "layer":
         config["tie_word_embeddings"] = False  # a tied LayerNorm model is averaged

@@ -34,9 +34,9 @@ def grow(options: argparse.Namespace) -> int:
     if not target and not options.dtype and not options.depth.startswith("every:"):
         raise ValueError("nothing to grow: give at least one size, see grow --help")
     policies = policies_of(options, depth=options.depth, spread=options.spread)
-    written(options, target, policies)
-    print("now see for yourself:")
-    print(f"growproof verify {options.source} {options.destination}")
+    if not written(options, target, policies):
+        print("now see for yourself:")
+        print(f"growproof verify {options.source} {options.destination}")
     return OK
 
 
@@ -46,6 +46,7 @@ def fit(options: argparse.Namespace) -> int:
     from growproof.checkpoints import config_at
     from growproof.fit import Wanted, lines
     from growproof.models import fit_model
+    from growproof.quantised import is_quantised, plain_config
 
     wanted = Wanted(
         ranks=options.tp,
@@ -57,7 +58,9 @@ def fit(options: argparse.Namespace) -> int:
         max_growth=options.max_growth,
     )
     policies = policies_of(options, spread=options.tp if options.spread else 1)
-    plan, target = fit_model(config_at(options.source), wanted, policies)
+    coded = is_quantised(options.source)
+    config = plain_config(options.source)[0] if coded else config_at(options.source)
+    plan, target = fit_model(config, wanted, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
     if not target:
         print("\nnothing to grow: it fits as it is")
@@ -65,7 +68,7 @@ def fit(options: argparse.Namespace) -> int:
         return OK
     print()
     written(options, target, policies)
-    return verify(options)
+    return OK if coded else verify(options)  # codes are compared as they are written
 
 
 def policies_of(options: argparse.Namespace, **more: Any) -> "Policies":
@@ -78,15 +81,43 @@ def policies_of(options: argparse.Namespace, **more: Any) -> "Policies":
 
 def written(
     options: argparse.Namespace, target: Mapping[str, int], policies: "Policies"
-) -> None:
-    """Grow the checkpoint, and say what became of its sizes and of its softmax."""
+) -> bool:
+    """Grow the checkpoint, and say what became of its sizes and of its softmax.
+
+    True where it was quantised, and every weight has been decoded and compared.
+    """
+    from growproof.family import SIZES as FIELDS
+    from growproof.quantised import is_quantised
+    from growproof.table import count
+
+    coded = is_quantised(options.source)
+    growth = (written_codes if coded else written_weights)(options, target, policies)
+    for field, name in FIELDS.items():
+        before, after = getattr(growth.old, field), getattr(growth.new, field)
+        arrow = f" → {after:,}" if after != before else ""
+        print(f"{name:<20} {before:,}{arrow}")
+    print(f"{'parameters':<20} {count(growth.old):,} → {count(growth.new):,}")
+    print(f"{'norm, fill':<20} {growth.policies.norm}, {growth.policies.fill}")
+    if growth.new.vocab > growth.old.vocab and not coded:
+        print("\n" + textwrap.fill(new_tokens(options.destination, growth), 88))
+    if coded:
+        print(
+            "every code and scale is the old one; decoded, all old weights are the same "
+            "and all new ones zero"
+        )
+    print(f"\nwritten to {options.destination}")
+    return coded
+
+
+def written_weights(
+    options: argparse.Namespace, target: Mapping[str, int], policies: "Policies"
+) -> "Growth":
+    """The growth of a checkpoint of floats, written."""
     import torch
 
     from growproof.checkpoints import grow_checkpoint
-    from growproof.family import SIZES as FIELDS
-    from growproof.table import count
 
-    growth = grow_checkpoint(
+    return grow_checkpoint(
         options.source,
         options.destination,
         target,
@@ -97,15 +128,24 @@ def written(
         memory=options.memory,
         optimizer=options.optimizer,
     )
-    for field, name in FIELDS.items():
-        before, after = getattr(growth.old, field), getattr(growth.new, field)
-        arrow = f" → {after:,}" if after != before else ""
-        print(f"{name:<20} {before:,}{arrow}")
-    print(f"{'parameters':<20} {count(growth.old):,} → {count(growth.new):,}")
-    print(f"{'norm, fill':<20} {growth.policies.norm}, {growth.policies.fill}")
-    if growth.new.vocab > growth.old.vocab:
-        print("\n" + textwrap.fill(new_tokens(options.destination, growth), 88))
-    print(f"\nwritten to {options.destination}")
+
+
+def written_codes(
+    options: argparse.Namespace, target: Mapping[str, int], policies: "Policies"
+) -> "Growth":
+    """The growth of a quantised checkpoint, written, decoded and compared."""
+    from growproof.quantised import grow_quantised
+
+    if options.dtype:
+        raise ValueError("quantised weights keep their format: leave --dtype out")
+    return grow_quantised(
+        options.source,
+        options.destination,
+        target,
+        policies=policies,
+        force=options.force,
+        shard_bytes=options.shard_size,
+    )
 
 
 def new_tokens(directory: Path, growth: "Growth") -> str:

@@ -86,8 +86,9 @@ class Decoder:
 
     kinds: one for each layer. split: rotary turns all K lanes in two halves, which part
     as K grows. norm_size: the divisor of the norms over the residual, D or, in a
-    `masked` model, the hidden size before growing. norm_offset: norms multiply by this +
-    their weight. places: norms before, after ("post") or around ("both") a block.
+    `masked` model, the hidden size before growing. norm_bias: a LayerNorm has one.
+    norm_offset: norms multiply by this + their weight. places: norms before, after
+    ("post") or around ("both") a block.
     parallel: 0 where attention and MLP follow each other, else the number of norms that
     both, reading the same residual, have between them. qk_norm: over the K lanes of a
     head with one weight ("lane") or one for each head ("head"), or over all heads
@@ -110,6 +111,7 @@ class Decoder:
     kinds: tuple[Kind, ...]
     split: bool = True
     norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = True
     norm_offset: float = 0.0
     places: Literal["pre", "post", "both"] = "pre"
     parallel: int = 0

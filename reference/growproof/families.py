@@ -1,12 +1,17 @@
-"""The families: each a table of a few lines. See `growproof.family` for what they say."""
+"""The families: each a table of a few lines. See `growproof.family` for what they say.
+
+A package of another name adds its own with `register`, in a module that its entry point
+in the group `growproof.families` names: `integration/outside` is one, line by line.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Any
 
 from growproof.decoder import GrowthError, Kind, Rotary
 from growproof.family import SIZES, Family, Value
-from growproof.stored import Stored, by_head, joined, plain, transposed
+from growproof.stored import Stored, by_head, joined, paired, plain, transposed
 
 Tensors = dict[str, Stored]
 
@@ -52,6 +57,9 @@ AROUND = OUT_NORMS | under(
     L, input_layernorm="attn_norm", pre_feedforward_layernorm="mlp_norm"
 )
 LLAMA = ENDS | ATTENTION | MLP | NORMS
+PAIRED = both(L + "self_attn.q_proj", paired(plain(f"{HERE}q.weight"))) | both(
+    L + "self_attn.k_proj", paired(plain(f"{HERE}k.weight"))
+)
 EXPERTS: Tensors = {
     L + "mlp.gate.weight": plain(f"{HERE}router.weight"),
     L + "mlp.experts.gate_up_proj": joined(*weights("expert_gate", "expert_up")),
@@ -285,3 +293,61 @@ register(Family(
             "mlp_only_layers": lambda d: [i for i, k in enumerate(d.kinds)
                                           if not k.sparse]},
 ))  # fmt: skip
+register(Family(
+    model_type="arcee", tensors=LLAMA,
+    says={"gated": False,
+          "biases": biases(attention_bias="q k v o", mlp_bias="up down")},
+))  # fmt: skip
+register(Family(
+    model_type="seed_oss", tensors=LLAMA,
+    says={"biases": biases(attention_bias="q k v", attention_out_bias="o",
+                           mlp_bias="gate up down")},
+))  # fmt: skip
+register(Family(
+    model_type="ernie4_5", tensors=LLAMA | PAIRED,
+    says={"biases": biases(use_bias="q k v o gate up down")},
+))  # fmt: skip
+GLM = (
+    ENDS
+    | NORMS
+    | ATTENTION
+    | PAIRED
+    | under(L, mlp__down_proj="down")
+    | both(L + "mlp.gate_up_proj", joined(*weights("gate", "up")))
+)
+register(Family(
+    model_type="glm", tensors=GLM, partial=True,
+    says={"biases": biases(attention_bias="q k v")},
+))  # fmt: skip
+register(Family(
+    model_type="glm4", partial=True,
+    tensors=GLM | under(L, post_self_attn_layernorm="attn_out_norm",
+                        post_mlp_layernorm="mlp_out_norm"),
+    says={"places": "both", "biases": biases(attention_bias="q k v")},
+))  # fmt: skip
+register(Family(
+    model_type="cohere", eps="layer_norm_eps", tensors=LLAMA | PAIRED,
+    says={"norm": "layer", "norm_bias": False, "parallel": 1,
+          "biases": biases(attention_bias="q k v o"),
+          "logit_divisor": lambda c: 1 / c.logit_scale},
+))  # fmt: skip
+
+
+def from_elsewhere() -> None:
+    """Import what the entry points in the group `growproof.families` name.
+
+    Raises GrowthError where one cannot be: a family that is silently not there would be
+    refused later on, for no reason that anyone could see.
+    """
+    for entry in entry_points(group="growproof.families"):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else "a package"
+            raise GrowthError(
+                f"{package} adds the family {entry.name} to growproof, and {entry.value} "
+                f"cannot be imported: {error!r}. Repair or uninstall {package}"
+            ) from error
+
+
+from_elsewhere()

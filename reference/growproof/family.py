@@ -101,7 +101,9 @@ class Family:
     config has a partial_rotary_factor. whole_heads: transformers wants hidden_size to be
     a multiple of the heads. says: decoder field → its value, or a function of the config.
     kinds: (config, rotaries by layer type, layer) → Kind, where layers differ. writes:
-    config field → a function of the grown decoder.
+    config field → a function of the grown decoder. draws: what the laws draw of a config
+    beyond its sizes, a function of their `Options`; without it they draw the defaults
+    (growproof's own families have theirs in `properties.laws.options`).
     """
 
     model_type: str
@@ -115,6 +117,7 @@ class Family:
     says: dict[str, Value] = field(default_factory=dict[str, Value])
     kinds: Callable[[Any, Mapping[str, Rotary], int], Kind] | None = None
     writes: dict[str, Says] = field(default_factory=dict[str, Says])
+    draws: Callable[[Any], dict[str, Any]] | None = None
 
     # --- what a config says -----------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """transformers models in and out: a config is a Decoder, a module is a state dict."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -89,7 +90,7 @@ def build(config: Any, state: State) -> Any:
     Built on the meta device, so that nothing is initialised and then thrown away.
     """
     stored = dict(family_of(config).write(state, decoder_of(config)))
-    with torch.device("meta"), no_init_weights():
+    with torch.device("meta"), no_init_weights(), built_in(state["embed.weight"].dtype):
         model: Any = model_class(config)(config)
     missing, unexpected = model.load_state_dict(stored, strict=False, assign=True)
     if config.tie_word_embeddings:
@@ -102,6 +103,17 @@ def build(config: Any, state: State) -> Any:
         )
     fill_buffers(model)
     return model
+
+
+@contextmanager
+def built_in(dtype: torch.dtype) -> Generator[None]:
+    """torch's default dtype, as `from_pretrained` sets it: some buffers keep it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def fill_buffers(model: Any) -> None:

@@ -87,6 +87,22 @@ def transposed(stored: Stored) -> Stored:
     )
 
 
+def paired(stored: Stored) -> Stored:
+    """Rotary turns lanes 2k and 2k + 1 of a head, not k and k + dims / 2: GLM, Cohere."""
+
+    def moved(x: Tensor, d: Decoder, *, back: bool) -> Tensor:
+        turned = torch.arange(d.rotary.dims).unflatten(0, (-1, 2)).mT.flatten()
+        lanes = torch.cat((turned, torch.arange(d.rotary.dims, d.head_dim)))
+        heads = x.unflatten(0, (-1, d.head_dim))
+        return heads[:, lanes.argsort() if back else lanes].flatten(0, 1)
+
+    return Stored(
+        stored.parts,
+        lambda x, n, d: [moved(y, d, back=False) for y in stored.split(x, n, d)],
+        lambda xs, d: stored.join([moved(x, d, back=True) for x in xs], d),
+    )
+
+
 def gathered(pieces: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """A tensor of `size` from one piece, or from one for each head or expert."""
     return pieces[0] if len(pieces) == 1 else torch.stack(list(pieces)).reshape(*size)

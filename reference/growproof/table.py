@@ -257,7 +257,7 @@ def biases(d: Decoder, table: Table) -> Table:
     for name, row in table.items():
         part = name.rpartition(".")[2]
         layer_norm = row.norm and d.norm == "layer" and row.writes == "residual"
-        if layer_norm or part in d.biases:
+        if (layer_norm and d.norm_bias) or part in d.biases:
             found[f"{name}.bias"] = replace(row, axes=(row.writes,), reads=None)
     if "head" in d.biases:
         found["head.bias"] = Row(("vocab",), "vocab")

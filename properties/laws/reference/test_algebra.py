@@ -99,7 +99,7 @@ def test_shrink_inverts_grow(case: Case) -> None:
     grown = grow_state(old, growth)
     back = shrink_state(grown, growth)
     if growth.policies.norm != "centred":
-        same_to_rounding(back, old, ulps=2)
+        same_to_rounding(back, old, ulps=4 if growth.old.norm_offset else 2)
     same_to_rounding(grow_state(back, growth), grown)
 
 
@@ -166,7 +166,9 @@ def test_growing_commutes_with_permuting_heads(norm, data) -> None:
     order = data.draw(st.permutations(range(case.decoder.groups)), "order")
     old = weights(case, case.seed)
     a = grow_state(permute_groups(old, growth.old.groups, order), growth)
-    b = permute_groups(grow_state(old, growth), growth.new.groups, order)
+    m = growth.copies  # of each old group, side by side
+    copies = [m * g + copy for g in order for copy in range(m)]
+    b = permute_groups(grow_state(old, growth), growth.new.groups, copies)
     same_to_rounding(
         a, b, ulps=8 if growth.policies.norm in ("centred", "averaged") else 0
     )

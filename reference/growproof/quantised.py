@@ -1,0 +1,266 @@
+"""Growing a checkpoint whose weights are quantised already, without quantising anew.
+
+What is not quantised (norms, embedding, biases) grows as anywhere. A quantised map grows
+where its row of the table has no scalar: its codes are scattered along the same index
+maps, and new ones decode to zero (`growproof.codes`). A growth that would multiply codes
+(head_dim, norms of q and k, centring) is refused. What was written is read again, both
+sides are decoded, and every old weight must be the same and every new one zero.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from growproof import reading
+from growproof.checkpoints import (
+    LEGACY,
+    SHARD_BYTES,
+    Lazy,
+    copy_companions,
+    refuse_overwriting,
+    replacing,
+    suppress_new_tokens,
+    weight_files,
+    write_config,
+    write_weights,
+)
+from growproof.codes import Codes, format_of
+from growproof.decoder import Decoder, GrowthError
+from growproof.families import family_of
+from growproof.family import Family
+from growproof.growth import Growth, Policies
+from growproof.models import config_class, config_of, decoder_of, plan_model
+from growproof.padding import Grown, place, sibling
+from growproof.stored import Stored
+from growproof.table import Row, layer_of, size
+
+CONFIG, FIELD = "config.json", "quantization_config"
+
+
+def is_quantised(source: str | Path) -> bool:
+    """Whether a directory's config says that its weights are quantised."""
+    here = (Path(source) / CONFIG).is_file()
+    return here and bool(reading.fields_of(Path(source)).get(FIELD))
+
+
+def plain_config(directory: str | Path) -> tuple[Any, dict[str, Any]]:
+    """(the config as if nothing were quantised, what it says of the quantisation)."""
+    raw, path = reading.fields_of(Path(directory)), Path(directory) / CONFIG
+    said = raw.pop(FIELD)
+    if not isinstance(said, dict):
+        raise reading.BadInput(path, FIELD, repr(said), "an object")
+    cls = config_class(raw["model_type"])
+    with reading.refused(path, f"a config that transformers' {cls.__name__} takes"):
+        config = cls.from_dict(raw)
+    reading.decoder_in(config, path)
+    return config, cast("dict[str, Any]", said)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A checkpoint directory with quantised weights."""
+
+    config: Any
+    said: Mapping[str, Any]
+    files: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, directory: str | Path) -> "Quantised":
+        """The one in a directory; tensors are read when they are asked for."""
+        config, said = plain_config(directory)
+        files: dict[str, Any] = {}
+        for path in weight_files(Path(directory)):
+            file, dtypes = reading.safetensors_in(path)
+            files |= dict.fromkeys(dtypes, file)
+        return cls(config, said, files)
+
+    def get(self, name: str) -> Tensor:
+        """The stored tensor of that name."""
+        return self.files[name].get_tensor(name)
+
+    @property
+    def family(self) -> Family:
+        """Its family."""
+        return family_of(self.config)
+
+    @property
+    def decoder(self) -> Decoder:
+        """Its normal form."""
+        return decoder_of(self.config)
+
+    def holds(self, weight: str) -> bool:
+        """Whether the map with a weight of that name is quantised."""
+        last = format_of(self.said).suffixes[-2:]
+        return all(
+            f"{weight.removesuffix('weight')}{part}" in self.files for part in last
+        )
+
+    def codes(self, weight: str) -> Codes:
+        """The codes of a quantised map. weight: the name that a plain one would have."""
+        base = weight.removesuffix("weight")
+        with reading.refused(f"{base}*", "tensors of one quantised map"):
+            return format_of(self.said).read(lambda part: self.get(base + part))
+
+    def weights(self) -> set[str]:
+        """The names that the weights of quantised maps would have if they were plain."""
+        last = "." + format_of(self.said).suffixes[-1]
+        bases = {n.removesuffix(last) for n in self.files if n.endswith(last)}
+        return {w for w in (f"{base}.weight" for base in bases) if self.holds(w)}
+
+    def state(self) -> Lazy:
+        """The canonical parameters, quantised ones decoded, each when it is asked for."""
+        d, quantised = self.decoder, self.weights()
+        suffixes = format_of(self.said).suffixes
+        hidden = {f"{w.removesuffix('weight')}{s}" for w in quantised for s in suffixes}
+        plain = [n for n in self.files if n not in hidden and not LEGACY.fullmatch(n)]
+        index = self.family.index([*plain, *quantised], d)
+        if d.tied:
+            index.pop("head.weight", None)
+
+        def get(name: str) -> Tensor:
+            return self.codes(name).decoded() if name in quantised else self.get(name)
+
+        return Lazy(index.keys(), lambda name: index[name].load(get, d))
+
+
+def grow_quantised(
+    source: str | Path,
+    destination: str | Path,
+    target: Mapping[str, int],
+    *,
+    policies: Policies | None = None,
+    force: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> Growth:
+    """Write to `destination` a larger model that computes what quantised `source` does.
+
+    As `growproof.checkpoints.grow_checkpoint`, for directories whose config has a
+    quantization_config of gptq, awq or fp8. Raises GrowthError, and leaves nothing at
+    `destination`, for what would change a code or a scale, and where what was written
+    does not decode to the same weights.
+    """
+    source, destination = Path(source), Path(destination)
+    refuse_overwriting(source, destination, force=force)
+    old = Quantised.at(source)
+    growth = plan_model(old.config, target, policies)
+    if growth.policies.fill != "zeros":
+        raise GrowthError(
+            "new entries of quantised weights are zeros: leave --fill out"
+        )
+    new_config = config_of(old.config, growth)
+    new_config.dtype = getattr(old.config, "dtype", None)
+    new_config.quantization_config = dict(old.said)
+    refuse_renumbered(old.said, growth)
+    with replacing(destination, force=force) as fresh:
+        write_weights(grown(old, growth), fresh, shard_bytes)
+        write_config(new_config, fresh)
+        copy_companions(source, fresh)
+        suppress_new_tokens(fresh, new_config, growth)
+        wrong = differences(old, Quantised.at(fresh), growth)
+        if wrong:
+            raise GrowthError(
+                f"{len(wrong)} of the written maps do not decode to the old weights and "
+                f"zeros, {wrong[0]} first: this is a fault of growproof, please report it"
+            )
+    return growth
+
+
+def grown(old: Quantised, growth: Growth) -> Iterator[tuple[str, Tensor]]:
+    """(stored name, tensor) of every stored tensor of the grown checkpoint."""
+    bigger = Grown(old.state(), growth)
+    write = format_of(old.said).write
+    for template, stored, layer in old.family.in_order(growth.new, disk=True):
+        name, before = places(template, stored, layer, bigger)
+        if template.endswith("weight") and old.holds(before or name):
+            codes = old.codes(before or name)
+            padded = codes.padded(*maps(stored, bigger, layer, name), name)
+            for suffix, x in write(padded).items():
+                yield name.removesuffix("weight") + suffix, x
+        else:
+            parts = [bigger[part.format(layer=layer)] for part in stored.parts]
+            whole = stored.join(parts, growth.new)
+            yield from old.family.pieces(template, layer, whole, growth.new)
+
+
+def places(
+    template: str, stored: Stored, layer: int | None, bigger: Grown
+) -> tuple[str, str | None]:
+    """(new stored name, that of the old map that it grows from, or is made like)."""
+    if any(f"{{{axis}}}" in template for axis in ("head", "group", "expert")):
+        return template, None
+    part = stored.parts[0].format(layer=layer)
+    before, row = bigger.rows[part]
+    like = before or sibling(part, row, bigger.growth.old)
+    return template.format(layer=layer), template.format(layer=layer_of(like))
+
+
+def maps(
+    stored: Stored, bigger: Grown, layer: int | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """New output → old one, new input → old one, of a stored map; −1 for new ones."""
+    growth, parts = bigger.growth, [p.format(layer=layer) for p in stored.parts]
+    found = [bigger.rows[part] for part in parts]
+    for part, (_, row) in zip(parts, found, strict=True):
+        refuse_scaled(part, row, name)
+    sizes = [[size(growth.old, row.axes[0])] for _, row in found]
+    counted = torch.arange(1, sum(n for (n,) in sizes) + 1)
+    pieces = stored.bias().split(counted, sizes, growth.old)
+    if found[0][0] is None:
+        pieces = [torch.zeros_like(piece) for piece in pieces]
+    outputs = [
+        place(piece, Row(row.axes[:1], row.writes), growth)
+        for piece, (_, row) in zip(pieces, found, strict=True)
+    ]
+    axis = found[0][1].axes[1]
+    inputs = torch.arange(1, size(growth.old, axis) + 1) * (found[0][0] is not None)
+    inputs = place(inputs, Row((axis,), axis), growth)
+    return stored.bias().join(outputs, growth.new) - 1, inputs - 1
+
+
+def refuse_scaled(part: str, row: Row, name: str) -> None:
+    """Raise GrowthError where a growth does more to a quantised map than pad it."""
+    if row.scale != 1 or row.centre is not None or row.averaged or len(row.axes) != 2:
+        how = (
+            f"multiply it by {row.scale:.6g}" if row.scale != 1 else "move its entries"
+        )
+        raise GrowthError(
+            f"{name} is quantised, and this growth would {how} ({part}): a code times a "
+            "number is no code. Leave that axis alone (head_dim and norms of q and k have "
+            "such a factor; MLP, heads, groups, layers and vocabulary have none), or grow "
+            "the model before it is quantised"
+        )
+
+
+def refuse_renumbered(said: Mapping[str, Any], growth: Growth) -> None:
+    """Raise GrowthError where the quantisation names layers, and they move."""
+    names: list[str] = said.get("modules_to_not_convert") or []
+    numbered = [name for name in names if re.search(r"\.\d+(\.|$)", name)]
+    if numbered and growth.new.layers > growth.old.layers:
+        raise GrowthError(
+            f"quantization_config leaves {numbered[0]} as it is, by the number of its "
+            "layer: leave num_hidden_layers alone"
+        )
+
+
+def differences(old: Quantised, new: Quantised, growth: Growth) -> list[str]:
+    """The stored tensors that are not, decoded, what plain weights would have grown to.
+
+    The other way round than `grown` goes: the old weights are decoded first, and grown by
+    the table as if they had never been quantised.
+    """
+    quantised, wrong, read = new.weights(), list[str](), set[str]()
+    expected = old.family.write(Grown(old.state(), growth), growth.new, disk=True)
+    for name, wanted in expected:
+        read.add(name)
+        found = new.codes(name).decoded() if name in quantised else new.get(name)
+        if not torch.equal(found, wanted.to(found.dtype)):
+            wrong.append(name)
+    left = quantised - read
+    if left:
+        raise GrowthError(f"{len(left)} quantised maps were not compared: {min(left)}")
+    return wrong
