@@ -223,7 +223,11 @@ def test_groups_are_kept() -> None:
         grow_optimizer(state, CONFIG, TARGET)
 
 
-HEADS = SIZES | {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+HEADS: dict[str, Any] = SIZES | {
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
 REFUSED: dict[str, tuple[Any, dict[str, int], Policies, str]] = {
     "centred": (StableLmConfig(**SIZES), {"hidden_size": 32}, Policies(), "a mean that"),
     "averaged": (

@@ -97,7 +97,8 @@ def checkpoint(kind: str, at: Path, **fields: Any) -> Path:
     for name, like in shapes.items():
         if name.endswith("_proj.weight"):
             base = name.removesuffix("weight")
-            parts = stored(kind, *like.shape, g)
+            out, inside = like.shape
+            parts = stored(kind, out, inside, g)
             state |= {base + part: x for part, x in parts.items()}
         elif name != "lm_head.weight":
             state[name] = (torch.randn(like.shape, generator=g) + 0.5).half()

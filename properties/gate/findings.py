@@ -53,6 +53,25 @@ def found(
     }  # fmt: skip
     if case is None:
         return told
+    try:
+        return told | known_of(told, item, example, error, judged, known)
+    except Exception as crash:  # an explanation never ends the run
+        return told | {
+            "tap": f"not known: looking for it gave {type(crash).__name__}: {crash}",
+            "case": f"{case.family}, growing {case.target}", "family": case.family,
+        }  # fmt: skip
+
+
+def known_of(
+    told: dict[str, Any],
+    item: Item | None,
+    example: Example,
+    error: BaseException,
+    judged: Judged,
+    known: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """The causes, the smallest case that shows them, and its first wrong tap."""
+    case, message = example["case"], told["message"]
     told["causes"] = evidence.causes(sources(case, judged), judged.grower, case.target)
     first = (told["causes"] or [message])[0]
     if first in known:

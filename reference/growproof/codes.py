@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from growproof.decoder import GrowthError
+from growproof.stored import parted
 
 Get = Callable[[str], Tensor]
 # in which of the eight nibbles AutoAWQ keeps each output
@@ -132,12 +133,12 @@ def owners(along: Tensor, blocks: Tensor, block: int, name: str) -> Tensor:
     old = torch.where(along >= 0, blocks[along.clamp(min=0)], -1)
     if block == 1:
         return old
-    for i, part in enumerate(old.split(block)):
-        held = part[part >= 0].unique()
-        if len(held) > 1:
-            raise cut(name, block)
-        if len(held):
-            found[i] = held[0]
+    for i, part in enumerate(torch.split(old, block)):
+        kept = part[part >= 0]
+        if kept.numel():
+            found[i] = kept.min()
+            if kept.min() != kept.max():
+                raise cut(name, block)
     return found
 
 
@@ -184,7 +185,7 @@ def packed(x: Tensor, bits: int, name: str) -> Tensor:
             f"sizes that are multiples of {per}"
         )
     shifts = torch.arange(0, 32, bits, dtype=torch.int64)
-    words = (x.long().unflatten(-1, (-1, per)) << shifts).sum(-1)
+    words = (parted(x.long(), x.ndim - 1, (-1, per)) << shifts).sum(-1)
     return torch.where(words >= 2**31, words - 2**32, words).int()
 
 
@@ -257,12 +258,12 @@ def awq(config: Mapping[str, Any]) -> Format:
 
     def apart(x: Tensor) -> Tensor:
         raw = unpacked(x, 4)
-        return raw.unflatten(-1, (-1, 8))[..., AWQ_PLACES].flatten(-2).mT
+        return parted(raw, raw.ndim - 1, (-1, 8))[..., AWQ_PLACES].flatten(-2).mT
 
     def together(x: Tensor) -> Tensor:
         if x.shape[0] % 8:
             raise GrowthError(f"awq packs outputs by 8, and {x.shape[0]} are asked for")
-        raw = x.mT.unflatten(-1, (-1, 8))[..., AWQ_PLACES.argsort()].flatten(-2)
+        raw = parted(x.mT, x.ndim - 1, (-1, 8))[..., AWQ_PLACES.argsort()].flatten(-2)
         return packed(raw, 4, "an output size")
 
     def read(get: Get) -> Codes:

@@ -7,7 +7,7 @@ after.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -93,7 +93,10 @@ def put(p: Tensor, x: Tensor) -> None:
     """Store in p what is this rank's share of x, which every rank has."""
     with torch.no_grad():
         if isinstance(p, DTensor):
-            own = distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None)
-            p.detach().to_local().copy_(own.to_local())
+            whole: Any = distribute_tensor(
+                x, p.device_mesh, p.placements, src_data_rank=None
+            )
+            mine: Tensor = cast(Any, p).detach().to_local()
+            mine.copy_(whole.to_local())
         else:
             p.copy_(x)

@@ -294,7 +294,7 @@ register(Family(
                                           if not k.sparse]},
 ))  # fmt: skip
 register(Family(
-    model_type="arcee", tensors=LLAMA,
+    model_type="arcee", tensors=LLAMA, whole_heads=True,
     says={"gated": False,
           "biases": biases(attention_bias="q k v o", mlp_bias="up down")},
 ))  # fmt: skip

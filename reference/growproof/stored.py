@@ -91,9 +91,9 @@ def paired(stored: Stored) -> Stored:
     """Rotary turns lanes 2k and 2k + 1 of a head, not k and k + dims / 2: GLM, Cohere."""
 
     def moved(x: Tensor, d: Decoder, *, back: bool) -> Tensor:
-        turned = torch.arange(d.rotary.dims).unflatten(0, (-1, 2)).mT.flatten()
+        turned = torch.arange(d.rotary.dims).reshape(-1, 2).mT.flatten()
         lanes = torch.cat((turned, torch.arange(d.rotary.dims, d.head_dim)))
-        heads = x.unflatten(0, (-1, d.head_dim))
+        heads = parted(x, 0, (-1, d.head_dim))
         return heads[:, lanes.argsort() if back else lanes].flatten(0, 1)
 
     return Stored(
