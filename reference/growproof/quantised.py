@@ -27,7 +27,6 @@ from growproof.checkpoints import (
     suppress_new_tokens,
     weight_files,
     write_config,
-    write_weights,
 )
 from growproof.codes import Codes, format_of
 from growproof.decoder import Decoder, GrowthError
@@ -36,6 +35,7 @@ from growproof.family import Family
 from growproof.growth import Growth, Policies
 from growproof.models import config_class, config_of, decoder_of, plan_model
 from growproof.padding import Grown, place, sibling
+from growproof.shards import write_weights
 from growproof.stored import Stored
 from growproof.table import Row, layer_of, size
 
