@@ -239,8 +239,9 @@ def load(file: Path) -> dict[str, Any]:
         found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise GrowthError(
-            f"{file} is no torch file of tensors and plain values (anything else could "
-            f"run code): {str(error).splitlines()[0]}"
+            f"{file} is no torch file of tensors and plain values alone "
+            f"({type(error).__name__}), and anything else could run code: save "
+            "optimizer.state_dict() with torch.save"
         ) from None
     if not isinstance(found, dict) or not {"state", "param_groups"} <= found.keys():
         raise GrowthError(f"{file} holds no optimizer's state dict")

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from growproof import reading
 from growproof.checkpoints import (
     LEGACY,
     SHARD_BYTES,
+    Lazy,
     copy_companions,
     refuse_overwriting,
+    replacing,
     suppress_new_tokens,
     weight_files,
     write_config,
@@ -34,8 +35,7 @@ from growproof.family import Family
 from growproof.growth import Growth, Policies
 from growproof.models import config_class, config_of, decoder_of, plan_model
 from growproof.padding import Grown, place, sibling
-from growproof.replacing import replacing
-from growproof.shards import Lazy
+from growproof.shards import write_weights
 from growproof.stored import Stored
 from growproof.table import Row, layer_of, size
 
@@ -157,9 +157,7 @@ def grow_quantised(
     new_config.quantization_config = dict(old.said)
     refuse_renumbered(old.said, growth)
     with replacing(destination, force=force) as fresh:
-        save_torch_state_dict(
-            dict(grown(old, growth)), fresh, max_shard_size=shard_bytes
-        )
+        write_weights(grown(old, growth), fresh, shard_bytes)
         write_config(new_config, fresh)
         copy_companions(source, fresh)
         suppress_new_tokens(fresh, new_config, growth)

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from growproof.decoder import GrowthError
+
+# untyped: Any stands for the module
+storage: Any = safetensors.torch
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -168,3 +172,35 @@ def laid_out(tensors: Mapping[str, Tensor], file: Any) -> dict[str, Entry]:
         name: Entry(file.fileno(), base + starts[name], x.dtype, tuple(x.shape))
         for name, x in tensors.items()
     }
+
+
+def write_weights(
+    state: Iterator[tuple[str, Tensor]], directory: Path, shard_bytes: int
+) -> None:
+    """Save tensors as they come: one file, or shards of `shard_bytes` and an index."""
+    shards: list[dict[str, int]] = []
+    held: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        path = directory / f"shard-{len(shards)}"
+        storage.save_file(held, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors leaves it to its owner alone
+        shards.append({name: x.nbytes for name, x in held.items()})
+        held.clear()
+
+    for name, x in state:
+        if held and sum(y.nbytes for y in held.values()) + x.nbytes > shard_bytes:
+            flush()
+        held[name] = x
+    flush()
+    if len(shards) == 1:
+        (directory / "shard-0").rename(directory / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for i, names in enumerate(shards):
+        shard = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        (directory / f"shard-{i}").rename(directory / shard)
+        weight_map |= dict.fromkeys(names, shard)
+    size = sum(sum(names.values()) for names in shards)
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
