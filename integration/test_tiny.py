@@ -170,11 +170,11 @@ def test_the_stock_loss_is_kept_along_each_axis(name: str) -> None:
 
 FAULTS = {
     "gemma2": ("norm_scale_1e6", "hidden"),
-    "qwen3": ("q_scale_1e6", "head_dim"),
+    "qwen3": ("output_1e6", "head_dim"),
     "gpt2": ("output_1e6", "heads"),
     "gpt_neox": ("eps_unscaled", "hidden"),
     "mixtral": ("down_1e6", "mlp"),
-    "olmo2": ("q_scale_1e6", "heads"),
+    "olmo2": ("output_1e6", "heads"),
     "granite": ("layers_copied", "layers"),
 }
 

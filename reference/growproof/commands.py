@@ -138,6 +138,8 @@ def written_codes(
 
     if options.dtype:
         raise ValueError("quantised weights keep their format: leave --dtype out")
+    if options.optimizer:
+        raise ValueError("nothing trains quantised weights: leave --optimizer out")
     return grow_quantised(
         options.source,
         options.destination,
