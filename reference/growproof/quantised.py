@@ -7,7 +7,6 @@ maps, and new ones decode to zero (`growproof.codes`). A growth that would multi
 sides are decoded, and every old weight must be the same and every new one zero.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from growproof.growth import Growth, Policies
 from growproof.models import config_class, config_of, decoder_of, plan_model
 from growproof.padding import Grown, place, sibling
 from growproof.replacing import replacing
-from growproof.shards import INDEX, SINGLE, Lazy
+from growproof.shards import Lazy, write_weights
 from growproof.stored import Stored
 from growproof.table import Row, layer_of, size
 
@@ -170,38 +169,6 @@ def grow_quantised(
                 f"zeros, {wrong[0]} first: this is a fault of growproof, please report it"
             )
     return growth
-
-
-def write_weights(
-    state: Iterator[tuple[str, Tensor]], directory: Path, shard_bytes: int
-) -> None:
-    """Save tensors of any dtype as they come: one file, or shards and an index."""
-    shards: list[dict[str, int]] = []
-    held: dict[str, Tensor] = {}
-
-    def flush() -> None:
-        path = directory / f"shard-{len(shards)}"
-        storage.save_file(held, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # safetensors leaves it to its owner alone
-        shards.append({name: x.nbytes for name, x in held.items()})
-        held.clear()
-
-    for name, x in state:
-        if held and sum(y.nbytes for y in held.values()) + x.nbytes > shard_bytes:
-            flush()
-        held[name] = x.contiguous()
-    flush()
-    if len(shards) == 1:
-        (directory / "shard-0").rename(directory / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards):
-        shard = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        (directory / f"shard-{i}").rename(directory / shard)
-        weight_map |= dict.fromkeys(names, shard)
-    size = sum(sum(names.values()) for names in shards)
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
 def grown(old: Quantised, growth: Growth) -> Iterator[tuple[str, Tensor]]:

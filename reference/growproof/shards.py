@@ -177,7 +177,7 @@ def laid_out(tensors: Mapping[str, Tensor], file: Any) -> dict[str, Entry]:
 def write_weights(
     state: Iterator[tuple[str, Tensor]], directory: Path, shard_bytes: int
 ) -> None:
-    """Save tensors as they come: one file, or shards of `shard_bytes` and an index."""
+    """Save tensors of any dtype as they come: one file, or shards and an index."""
     shards: list[dict[str, int]] = []
     held: dict[str, Tensor] = {}
 
@@ -191,7 +191,7 @@ def write_weights(
     for name, x in state:
         if held and sum(y.nbytes for y in held.values()) + x.nbytes > shard_bytes:
             flush()
-        held[name] = x
+        held[name] = x.contiguous()
     flush()
     if len(shards) == 1:
         (directory / "shard-0").rename(directory / SINGLE)
