@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from growproof.decoder import whole_factor
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
 from growproof.models import build, config_of, model_of, plan_model, state_of
@@ -312,8 +313,13 @@ def rope(**changes: Any) -> Callable[[Any, Growth], None]:
 
 
 def old_factor(config: Any, growth: Growth) -> float:
-    """The rotary factor that nobody changed: the article's line, in transformers 5."""
-    return growth.old.rotary.dims / growth.old.head_dim
+    """The rotary factor that nobody changed: the article's line, in transformers 5.
+
+    Where it would turn an odd number of lanes, which nothing runs, one lane less.
+    """
+    k, k_new = growth.old.head_dim, growth.new.head_dim
+    lanes = growth.old.rotary.dims * k_new // k
+    return whole_factor(lanes - lanes % 2, k_new)
 
 
 def truncating_factor(config: Any, growth: Growth) -> float:
