@@ -10,6 +10,7 @@ from typing import get_args
 
 from ..laws.claims import CLAIMS
 from ..laws.registry import PROMISES, SUITE, Claim, Law, Tier, laws
+from . import families
 
 
 def theorems(claim: Claim) -> list[str]:
@@ -47,7 +48,7 @@ def promises() -> str:
     return "\n".join(["| promise (marker) | says |", "|---|---|", *lines])
 
 
-TABLES = {"claims": markdown, "promises": promises}
+TABLES = {"claims": markdown, "promises": promises, "families": families.markdown}
 
 
 def updated(readme: str) -> str:

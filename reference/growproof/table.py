@@ -325,7 +325,8 @@ def taps(growth: Growth) -> Table:
         within |= {"expert_up": inner, "expert_activated": inner}
     outer = {
         "embedding": stream,
-        "final_norm": normed,
+        # where the head is the embedding, scaled with it
+        "final_norm": replace(normed, scale=1 / by["embed"] if old.tied else 1.0),
         "logits": row("tokens", "vocab"),
     }
     return outer | {LAYER + name: row for name, row in within.items()}
