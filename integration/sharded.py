@@ -1,6 +1,6 @@
 """One rank of a model that is sharded by FSDP2 and grown, on CPUs.
 
-`python -m torch.distributed.run --standalone --nproc-per-node N sharded.py SOURCE
+`python -m torch.distributed.run --nproc-per-node N -m integration.sharded SOURCE
 EXPECTED`: grows the checkpoint in SOURCE in shards, and exits with 0 if every
 shard is, bit for bit, that of the checkpoint in EXPECTED.
 """
