@@ -15,10 +15,10 @@ import growproof
 import pytest
 import torch
 from growproof import clone
+from growproof.arithmetic import ordered
 from growproof.decoder import SURVIVING_ROPE_TYPES
 from growproof.families import FAMILIES
 from growproof.models import MASKED, decoder_of, state_of
-from growproof.ordered import ordered
 from growproof.rounding import Responses
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from growproof import GrowthError, Policies, grow, shrink
+from growproof.arithmetic import ordered
 from growproof.cli import main
 from growproof.growth import layers_map
 from growproof.models import plan_model
-from growproof.ordered import ordered
 from growproof.vocabulary import UNCHOSEN
 from transformers import AutoConfig, AutoModelForCausalLM
 

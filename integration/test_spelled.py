@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from growproof import spelled
-from growproof.ordered import ELEMENTWISE, MOVED, SPELLED, ordered
+from growproof.arithmetic import ELEMENTWISE, MOVED, SPELLED, ordered
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

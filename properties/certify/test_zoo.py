@@ -10,8 +10,15 @@ from .command import cases, config_of
 # all axes at once show most faults: those growths first
 ORDER = sorted(cases(), key=lambda case: not case.name.startswith("all"))
 EVERYTHING = [c for c in ORDER if c.name in ("all", "all, tied", "all, parallel")]
-# certificates speak of float64 weights: a fault of bf16 alone is for the laws
-BF16 = ("bf16_underflows", "bf16_comes_back_float32")
+# Certificates speak of weights in general position and of real numbers: a fault of one
+# precision, or of weights that are special, is for the laws.
+SPECIAL = {
+    "bf16_underflows", "bf16_comes_back_float32", "q_scale_missing_in_bf16",
+    "q_off_in_fp16", "scale_in_own_dtype", "truncated", "subnormals_flushed",
+    "zero_biases_filled",
+}  # fmt: skip
+# that (cos, sin) of an angle is a rotation is no identity of the field: not decided
+UNDECIDED = {"turned"}
 
 
 def certificate(grower, case) -> Certificate:
@@ -20,7 +27,7 @@ def certificate(grower, case) -> Certificate:
 
 @pytest.mark.parametrize(
     "fault",
-    [f for f in FAULTS if f.function and f.name not in BF16],
+    [f for f in FAULTS if f.function and f.name not in SPECIAL],
     ids=lambda f: f.name,
 )
 def test_known_bad_growers_are_refused(fault: Fault) -> None:
@@ -36,4 +43,5 @@ def test_known_bad_growers_are_refused(fault: Fault) -> None:
 def test_known_good_growers_are_certified(good: Good, case) -> None:
     """All axes at once: scatters, centred, permuted and duplicated."""
     found = certificate(good, case)
-    assert found.verdict == "certified", found.reason
+    wanted = "undecided" if good.name in UNDECIDED else "certified"
+    assert found.verdict == wanted, found.reason

@@ -315,11 +315,11 @@ def rope(**changes: Any) -> Callable[[Any, Growth], None]:
 def old_factor(config: Any, growth: Growth) -> float:
     """The rotary factor that nobody changed: the article's line, in transformers 5.
 
-    Where it would turn an odd number of lanes, which nothing runs, one lane less.
+    Where it would turn an odd number of lanes, which nothing runs, one lane more.
     """
     k, k_new = growth.old.head_dim, growth.new.head_dim
     lanes = growth.old.rotary.dims * k_new // k
-    return whole_factor(lanes - lanes % 2, k_new)
+    return whole_factor(min(lanes + lanes % 2, k_new - k_new % 2), k_new)
 
 
 def truncating_factor(config: Any, growth: Growth) -> float:

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from growproof import clone
+from growproof.arithmetic import InOrder
 from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
 from growproof.models import decoder_of, state_of
-from growproof.ordered import InOrder
 from growproof.padding import State
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
+from growproof.arithmetic import InOrder
 from growproof.clone import Layer, Taps
-from growproof.ordered import InOrder
 from growproof.padding import State
 from growproof.rounding import Responses
 from hypothesis import given

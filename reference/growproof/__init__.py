@@ -1,21 +1,22 @@
 """Growing a trained transformer without changing its function, and proof that it did.
 
 `grow(model, target)` enlarges a transformers causal LM. The pure-torch core (decoder,
-growth, table, padding, clone) needs no transformers.
+growth, table, padding, clone, arithmetic) needs no transformers. Nothing is imported
+before it is asked for: `growproof --help`, and a pytest run elsewhere, need no torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from growproof.clone import forward
-from growproof.decoder import Decoder, GrowthError
-from growproof.growth import Growth, Policies, plan
-from growproof.ordered import NotOrdered, ordered
-from growproof.padding import grow_state, shrink_state
-
 if TYPE_CHECKING:
+    from growproof.arithmetic import NotOrdered, ordered
+    from growproof.clone import forward
+    from growproof.decoder import Decoder, GrowthError
     from growproof.families import register
+    from growproof.growth import Growth, Policies, plan
     from growproof.models import grow, shrink
     from growproof.optimizer import grow_optimizer
+    from growproof.padding import grow_state, shrink_state
 
 __all__ = [
     "Decoder",
@@ -33,18 +34,21 @@ __all__ = [
     "shrink",
     "shrink_state",
 ]
-LATER = {
-    "grow": "models",
-    "grow_optimizer": "optimizer",
-    "shrink": "models",
-    "register": "families",
+HOMES = {
+    "arithmetic": ("NotOrdered", "ordered"),
+    "clone": ("forward",),
+    "decoder": ("Decoder", "GrowthError"),
+    "families": ("register",),
+    "growth": ("Growth", "Policies", "plan"),
+    "models": ("grow", "shrink"),
+    "optimizer": ("grow_optimizer",),
+    "padding": ("grow_state", "shrink_state"),
 }
+HOME = {name: module for module, names in HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import transformers only when a model is to be grown."""
-    if name in LATER:
-        from importlib import import_module
-
-        return getattr(import_module(f"growproof.{LATER[name]}"), name)
+    """A public name, from the module that it lives in."""
+    if name in HOME:
+        return getattr(import_module(f"growproof.{HOME[name]}"), name)
     raise AttributeError(f"module 'growproof' has no attribute {name!r}")

@@ -8,8 +8,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from growproof.decoder import GrowthError
-
 SCRIPT = """\
 #!/bin/sh
 # Judges {grower} by the laws of growproof. 0: it conforms; 1: it violates one, or its
@@ -113,17 +111,17 @@ def add_init(commands: Any) -> None:
 
 
 def init(options: argparse.Namespace) -> int:
-    """`growproof init`: 0. Raises GrowthError where a file of that name is there."""
+    """`growproof init`: 0. Raises ValueError where a file of that name is there."""
     asked = {f"--{n}": getattr(options, n) for n in ("family", "without", "with")}
     asked["-m"] = options.m
     words = [word for name, value in asked.items() if value for word in (name, value)]
     if ":" not in options.grower:
-        raise GrowthError(f"a grower is MODULE:CALLABLE, got {options.grower!r}")
+        raise ValueError(f"a grower is MODULE:CALLABLE, got {options.grower!r}")
     if not options.folder.is_dir():
-        raise GrowthError(f"there is no directory {options.folder}")
+        raise ValueError(f"there is no directory {options.folder}")
     found = files(options.grower, words, options.ci)
     if there := [name for name in found if (options.folder / name).exists()]:
-        raise GrowthError(f"{', '.join(there)} exists: remove it, or write it by hand")
+        raise ValueError(f"{', '.join(there)} exists: remove it, or write it by hand")
     for name, text in found.items():
         path = options.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -237,7 +237,7 @@ def made_anew(name: str, module: Any) -> dict[str, Tensor]:
     raise NotOrdered(
         f"{name} ({type(module).__name__}) has constants in float32"
         f" ({', '.join(sorted(constants(module)))}), and how they are"
-        " made is not known: teach growproof.ordered.made_anew"
+        " made is not known: teach growproof.arithmetic.made_anew"
     )
 
 
