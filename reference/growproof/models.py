@@ -90,7 +90,8 @@ def build(config: Any, state: State) -> Any:
     Built on the meta device, so that nothing is initialised and then thrown away.
     """
     stored = dict(family_of(config).write(state, decoder_of(config)))
-    with torch.device("meta"), no_init_weights(), built_in(state["embed.weight"].dtype):
+    dtype = state["embed.weight"].dtype  # a state may make it when it is asked for
+    with torch.device("meta"), no_init_weights(), built_in(dtype):
         model: Any = model_class(config)(config)
     missing, unexpected = model.load_state_dict(stored, strict=False, assign=True)
     if config.tie_word_embeddings:
