@@ -417,6 +417,16 @@ class Gate:
             terminalreporter.section("what is wrong")
             for line in verdict.blocks(self.findings, width):
                 terminalreporter.line(line)
+        told = {finding["test"] for finding in self.findings}
+        others = [
+            report.nodeid.rpartition("::")[2]
+            for report in self.stats().get("failed", [])
+            if "outdated" not in dict(report.user_properties)
+        ]
+        if rest := [name for name in others if name not in told]:
+            terminalreporter.section("failed besides, of growproof itself")
+            for line in verdict.wrapped(", ".join(rest), width, "", "  "):
+                terminalreporter.line(line)
         if self.outdated:
             terminalreporter.section("expected failures that are out of date")
             for text in self.outdated:

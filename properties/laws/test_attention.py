@@ -2,7 +2,7 @@
 
 import torch
 from growproof.padding import take
-from hypothesis import given
+from hypothesis import assume, given
 
 from . import claims
 from .checks import block_is_padded, inputs, pad, zeros
@@ -60,6 +60,8 @@ def test_attention_maps_padded_to_padded(grower, case: Case) -> None:
 def test_attention_is_bitwise(reference_grow, case: Case) -> None:
     """attn'(pad x) = pad(attn x), bit for bit, where √(K'/K) is a power of two."""
     grown = reference_grow(case, norm="scaled")
+    # where q and k have a LayerNorm, a mean leaves them as head_dim grows
+    assume(grown.rows["layers.{layer}.query"].centre is None)
     x, checked = inputs(case), 0
     for i in range(case.decoder.layers):
         old = attention(grown.layer(i, old=True), x)

@@ -145,7 +145,9 @@ def plan(old: Decoder, policies: Policies | None = None, **sizes: int | None) ->
             asked.get("head_dim", old.head_dim),
             policies,
         ),
-        eps=old.eps if masked else old.eps * old.hidden / hidden,
+        eps=old.eps
+        if masked
+        else old.eps * (old.hidden / hidden),  # exact where that is
         norm_size=old.norm_size if masked else hidden,
     )
     growth = Growth(old=old, new=new, policies=policies)
