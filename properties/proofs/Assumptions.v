@@ -88,18 +88,18 @@ Goal True. idtac "9 mlp_trainable:". Abort.
 Print Assumptions mlp_trainable.
 Goal True. idtac "9 decoder_trainable:". Abort.
 Print Assumptions decoder_trainable.
+Goal True. idtac "10 llama_backward:". Abort.
+Print Assumptions llama_backward.
 Goal True. idtac "10 float_laws:". Abort.
 Print Assumptions float_laws.
 Goal True. idtac "10 powers_of_two:". Abort.
 Print Assumptions powers_of_two.
+Goal True. idtac "10 rounding_is_near:". Abort.
+Print Assumptions rounding_is_near.
 Goal True. idtac "10 ieee_zero_insertion:". Abort.
 Print Assumptions ieee_zero_insertion.
 Goal True. idtac "10 ieee_without_overflow:". Abort.
 Print Assumptions ieee_without_overflow.
-Goal True. idtac "10 llama_backward:". Abort.
-Print Assumptions llama_backward.
-Goal True. idtac "10 rounding_is_near:". Abort.
-Print Assumptions rounding_is_near.
 Goal True. idtac "11 unscaled_norm:". Abort.
 Print Assumptions unscaled_norm.
 Goal True. idtac "11 naive_pad_false:". Abort.
