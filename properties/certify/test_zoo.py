@@ -10,12 +10,15 @@ from .command import cases, config_of
 # all axes at once show most faults: those growths first
 ORDER = sorted(cases(), key=lambda case: not case.name.startswith("all"))
 EVERYTHING = [c for c in ORDER if c.name in ("all", "all, tied", "all, parallel")]
-# Certificates speak of weights in general position and of real numbers: a fault of one
-# precision, or of weights that are special, is for the laws.
+# Certificates speak of real numbers, of weights in general position, and of a source in
+# evaluation mode, eager, unfrozen: a fault of one precision, of special weights, or of
+# another state of the source is for the laws.
 SPECIAL = {
     "bf16_underflows", "bf16_comes_back_float32", "q_scale_missing_in_bf16",
     "q_off_in_fp16", "scale_in_own_dtype", "truncated", "subnormals_flushed",
-    "zero_biases_filled",
+    "zero_biases_filled", "unit_norms_kept", "equal_rows_merged", "zeros_are_new",
+    "silent_layers_woken", "wrong_in_training", "wrong_where_frozen",
+    "wrong_under_sdpa", "wrong_without_gradients",
 }  # fmt: skip
 # that (cos, sin) of an angle is a rotation is no identity of the field: not decided
 UNDECIDED = {"turned"}
