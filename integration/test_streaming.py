@@ -165,8 +165,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
     # how many are hit in the middle is the machine's affair, that some are is not
-    assert found["killed"] > kills / 6
-    assert found["litter"] > 1
+    assert found.get("killed", 0) > kills / 6
     assert found["rerun"] == kills // 10
     whole = {"old → old", "old → new", "absent → absent", "absent → new"}
     torn = {k for k in found if "→" in k} - whole

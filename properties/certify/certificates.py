@@ -169,6 +169,8 @@ def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
         return f"The grower returned {type(first).__name__}, no transformers model."
     if any(m.config.to_dict() != first.config.to_dict() for m in models):
         return "The grown config depends on the values of the weights."
+    if any(not p.isfinite().all() for m in models for p in m.parameters()):
+        return "The grown weights hold a NaN or an infinity."
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in models]
     if any(shape != shapes[0] for shape in shapes):
         return "The grown parameters' shapes depend on the values of the weights."

@@ -66,7 +66,7 @@ def worn(
 
 OWN: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
-    "initializer_range": 0.5, "_name_or_path": "somebody/model", "note": "kept",
+    "_name_or_path": "somebody/model", "note": "kept",
 }  # fmt: skip
 GENERATION = {
     "do_sample": True, "temperature": 0.6, "repetition_penalty": 1.25,
