@@ -260,14 +260,22 @@ def is_filled(row: Row, policies: Policies) -> bool:
 
 def drawing(name: str, policies: Policies) -> Callable[[Tensor], Tensor]:
     """Draws, in float64 and thus the same in every dtype, for block after block of rows."""
-    generator = torch.Generator()
-    generator.manual_seed((policies.seed << 32) ^ zlib.crc32(name.encode()))
+    generator = generator_of(name, policies.seed)
 
     def draw(like: Tensor) -> Tensor:
         fresh = torch.empty(like.shape, dtype=torch.float64)
         return fresh.normal_(0, policies.initializer_range, generator=generator)
 
     return draw
+
+
+def generator_of(name: str, seed: int) -> torch.Generator:
+    """A generator for a parameter, by its name and the seed.
+
+    torch's own reads the low 32 bits of a seed alone, so that both have to be in them.
+    """
+    key = zlib.crc32(name.encode(), seed % 2**32)
+    return torch.Generator().manual_seed(key)
 
 
 def silenced(y: Tensor, part: str, row: Row, growth: Growth) -> Tensor:

@@ -8,13 +8,12 @@ response is that of float64.
 """
 
 import functools
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from growproof.padding import State
+from growproof.padding import State, generator_of
 
 Precision = torch.dtype | Callable[[str], torch.dtype]
 
@@ -38,7 +37,7 @@ def step(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def signs(name: str, like: Tensor, seed: int) -> Tensor:
     """±1 for each entry of a parameter, by its name and the seed."""
-    generator = torch.Generator().manual_seed((seed << 32) ^ zlib.crc32(name.encode()))
+    generator = generator_of(name, seed)
     flips = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
     return 2.0 * flips.to(like) - 1
 

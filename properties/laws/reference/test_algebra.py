@@ -7,6 +7,7 @@ import torch
 from growproof.growth import Growth, Policies
 from growproof.models import MASKED, decoder_of, grow, plan_model, shrink, state_of
 from growproof.padding import grow_state, shrink_state
+from growproof.rounding import Perturbed
 from growproof.table import count, parameters, rows, template_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +119,23 @@ def test_shrink_inverts_grow_bitwise(case: Case) -> None:
             continue  # a head's mean, which its LayerNorm removes, is gone
         far = (w == 0) | (w.abs() > 1e-300)  # what underflows loses bits
         assert torch.equal(w[far], found[name][far]), name
+
+
+@law(reference, claim=claims.ALGEBRA)
+@given(case=cases(), seeds=st.sets(st.integers(0, 2**32 - 1), min_size=2, max_size=2))
+def test_every_seed_draws_anew(case: Case, seeds: set[int]) -> None:
+    """Another seed fills new entries otherwise, and rounds the weights otherwise."""
+    old, filled = weights(case, case.seed), list[dict[str, Tensor]]()
+    shaken = [dict(Perturbed(old, torch.float64, seed)) for seed in seeds]
+    assert any(not torch.equal(x, shaken[1][name]) for name, x in shaken[0].items())
+    for seed in seeds:
+        policies = Policies(fill="trainable", seed=seed)
+        growth = plan_model(case.hf_config, case.target, policies)
+        filled.append(grow_state(old, growth))
+    plain = grow_state(old, plan_model(case.hf_config, case.target))
+    drawn = {n for n, x in filled[0].items() if not torch.equal(x, plain[n])}
+    drawn = {n for n in drawn if "norm" not in n}  # a norm's new lanes are one
+    assert all(not torch.equal(filled[0][n], filled[1][n]) for n in drawn)
 
 
 @law(reference, claim=claims.ALGEBRA)
