@@ -30,8 +30,9 @@ print(growproof.__file__)
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
-    """stdout and stderr of a command that has to exit with 0."""
-    kept = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    """stdout and stderr of a command that has to exit with 0; it is no xdist worker."""
+    ours = ("PYTHONPATH", "PYTEST_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=kept | environment,
         capture_output=True, text=True, check=False,
