@@ -46,6 +46,9 @@ WEIGHTS = ("random", "random again", "small", "permuted, negated, scaled")
 ASSUMED = (
     "The grower treats all weights alike: it does not branch on values that these runs "
     "do not show, count its calls, or look at the clock; and neither does the model.",
+    "The source is handed over as here: in evaluation mode, eager, in float64, with no "
+    "parameter frozen; and the weights are in general position: no zero biases, norms "
+    "of one or equal rows.",
     "Arithmetic is real: float64 and lower rounding, and other kernels than eager "
     "attention and a plain loop over experts, are not part of it.",
     "A scale, eps or frequency is the exact number that lies within 1e-12 of it; a float "

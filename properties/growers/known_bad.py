@@ -47,7 +47,8 @@ class Fault:
     """A grower with one fault: grow(model, target) like any other.
 
     law, reason: the test that must reject it, and what its message must say (a regular
-    expression). function: whether the grown function differs; if not, a certificate
+    expression). function: whether the grown function differs, in real arithmetic, at
+    weights in general position, of a source in evaluation mode; if not, a certificate
     may say yes. table, state, config, model: the change, each given the growth. does:
     what it does besides, given the source and the target.
     """
@@ -796,7 +797,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="bf16_comes_back_float32", says="low precision in, float32 out",
           law=test_hygiene.test_dtype_device_and_mode, reason="expected torch", function=False,
           model=float32_for_bf16),
-    Fault(name="bf16_underflows", says="bf16 weights that underflowed in float16",
+    Fault(name="bf16_underflows", function=False, says="bf16 weights that underflowed in float16",
           law=test_hygiene.test_low_precision_loses_one_rounding, reason="logits",
           model=through_float16),
     Fault(name="dropout_lost", says="attention_dropout back at its default",
@@ -815,44 +816,44 @@ FAULTS: tuple[Fault, ...] = (
           law=test_decoder.test_positions_are_heeded, reason="logits", function=False,
           model=deaf_to("position_ids")),
     # growing commutes with rounding
-    Fault(name="q_scale_missing_in_bf16", says="no √(K'/K) on q in bf16 alone",
+    Fault(name="q_scale_missing_in_bf16", function=False, says="no √(K'/K) on q in bf16 alone",
           law=ROUNDING, reason="q_proj.* when grown in float64",
           state=d.only(torch.bfloat16, "q", lambda w, g: w / taller(g) ** 0.5)),
-    Fault(name="q_off_in_fp16", says="q off by 2 % in fp16 alone",
+    Fault(name="q_off_in_fp16", function=False, says="q off by 2 % in fp16 alone",
           law=ROUNDING, reason="q_proj.* when grown in float64",
           state=d.only(torch.float16, "q", lambda w, g: w * 1.02)),
-    Fault(name="scale_in_own_dtype", says="√(D/D') rounded to the model's dtype first",
+    Fault(name="scale_in_own_dtype", function=False, says="√(D/D') rounded to the model's dtype first",
           law=ROUNDING, reason="norm.* when grown in float64", state=d.scaled_low(NORM)),
-    Fault(name="truncated", says="low precision by cutting digits off, not by rounding",
+    Fault(name="truncated", function=False, says="low precision by cutting digits off, not by rounding",
           law=ROUNDING, reason="when grown in float64", state=d.truncated),
-    Fault(name="subnormals_flushed", says="subnormal numbers become zero",
+    Fault(name="subnormals_flushed", function=False, says="subnormal numbers become zero",
           law=ROUNDING, reason="when grown in float64", state=d.flushed),
     # weights as tidy as real ones
-    Fault(name="zero_biases_filled", says="a bias that is zero is taken for one unset",
+    Fault(name="zero_biases_filled", function=False, says="a bias that is zero is taken for one unset",
           law=LOGITS, reason="logits", state=d.where(
               r"[qkvo]\.bias|up\.bias|down\.bias", lambda w: not w.any(), 0.5)),
-    Fault(name="unit_norms_kept", says="norms that are one are not scaled",
+    Fault(name="unit_norms_kept", function=False, says="norms that are one are not scaled",
           law=NORMS, reason="norm", state=d.unit_norms_kept(NORM)),
     Fault(name="equal_ends_tied", says="a head equal to the embedding is tied to it",
           law=test_hygiene.test_tying_is_kept, reason="tied", function=False,
           model=d.equal_ends_tied),
-    Fault(name="equal_rows_merged", says="a row that is like the one before is dropped",
+    Fault(name="equal_rows_merged", function=False, says="a row that is like the one before is dropped",
           law=PROJECTIONS, reason=attention("query|key|value"),
           state=d.equal_rows_merged("[qkv]")),
-    Fault(name="zeros_are_new", says="exact zeros among the old entries are filled",
+    Fault(name="zeros_are_new", function=False, says="exact zeros among the old entries are filled",
           law=PROJECTIONS, reason=attention("query|key|value"), state=d.zeros_filled(QKV)),
-    Fault(name="silent_layers_woken", says="an old layer that adds nothing gets a down_proj",
+    Fault(name="silent_layers_woken", function=False, says="an old layer that adds nothing gets a down_proj",
           law=LOGITS, reason="logits", state=d.silent_layers_woken),
     # models in the states that real ones are in
-    Fault(name="wrong_in_training", says="q off by 1e-3 where the model is in training mode",
+    Fault(name="wrong_in_training", function=False, says="q off by 1e-3 where the model is in training mode",
           law=TWICE, reason="in another state", model=d.in_state(lambda m: m.training)),
-    Fault(name="wrong_where_frozen", says="q off by 1e-3 where part of the model is frozen",
+    Fault(name="wrong_where_frozen", function=False, says="q off by 1e-3 where part of the model is frozen",
           law=TWICE, reason="in another state",
           model=d.in_state(lambda m: not all(p.requires_grad for p in m.parameters()))),
-    Fault(name="wrong_under_sdpa", says="q off by 1e-3 where attention is sdpa",
+    Fault(name="wrong_under_sdpa", function=False, says="q off by 1e-3 where attention is sdpa",
           law=TWICE, reason="in another state",
           model=d.in_state(lambda m: m.config._attn_implementation == "sdpa")),
-    Fault(name="wrong_without_gradients", says="q off by 1e-3 under torch.no_grad",
+    Fault(name="wrong_without_gradients", function=False, says="q off by 1e-3 under torch.no_grad",
           law=TWICE, reason="two calls give different weights",
           model=d.in_state(lambda m: not torch.is_grad_enabled())),
     Fault(name="partly_frozen_unfrozen", says="a model frozen in part comes back trainable",

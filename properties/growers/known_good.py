@@ -30,12 +30,17 @@ FUNCTION = ("lossless", "hygiene")
 
 @dataclass(frozen=True, kw_only=True)
 class Good:
-    """A right grower, what it promises, and the families it is right for."""
+    """A right grower, and what it promises.
+
+    certificate: the verdict it can have. That (cos, sin) of an angle is a rotation is no
+    identity of the residues, so that one that rests on it is undecided.
+    """
 
     name: str
     says: str
     grow: Callable[[Any, Mapping[str, int]], Any]
     promises: tuple[str, ...] = ALL
+    certificate: str = "certified"
     with_features: tuple[str, ...] = ()
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
@@ -306,7 +311,7 @@ GROWERS: tuple[Good, ...] = (
     Good(name="values_elsewhere", says="value lanes in the opposite order in each head",
          grow=mapped(r"v|o\.weight", lanes_reversed), promises=FUNCTION),
     Good(name="turned", says="q and k turned by an angle of their own in each plane",
-         grow=planes_turned, promises=FUNCTION),
+         grow=planes_turned, promises=FUNCTION, certificate="undecided"),
     Good(name="copied_blocks", says="new layers are copies whose writers are zero",
          grow=copied_blocks),
     Good(name="balanced", says="v doubled, o halved", grow=balanced, promises=FUNCTION),
