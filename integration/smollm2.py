@@ -21,6 +21,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import transformers
 from growproof.checkpoints import convert_gguf, replacing
 
@@ -39,6 +40,16 @@ def cache() -> Path:
     path = Path(base) / "growproof"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def needed() -> Path:
+    """`checkpoint`, for a test that needs it: skipped without it, and failed in CI."""
+    try:
+        return checkpoint()
+    except Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def checkpoint() -> Path:

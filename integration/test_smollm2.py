@@ -5,7 +5,6 @@ where CI is set.
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,12 +44,7 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def source() -> Path:
-    try:
-        return smollm2.checkpoint()
-    except smollm2.Unavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    return smollm2.needed()
 
 
 @pytest.fixture(scope="module")

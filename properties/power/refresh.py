@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LONG = 60  # minutes from which an artefact is made only when it is named
 
 
@@ -85,7 +85,12 @@ ARTEFACTS: dict[str, Artefact] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Make the named artefacts, in the table's order; 1 where a command failed."""
+    """Make the named artefacts, in the table's order; 1 where a command failed.
+
+    Raises ImportError outside a checkout, where nothing is committed.
+    """
+    if not (ROOT / ".git").exists():
+        raise ImportError(f"refresh writes committed files, and {ROOT} is no checkout")
     usage = argparse.ArgumentParser("growproof refresh", description=__doc__)
     usage.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARTEFACTS))
     names = usage.parse_args(argv).names

@@ -25,7 +25,7 @@ FORWARDED = {
     "power": ("power.detection", "which laws reject which known-bad growers"),
     "certify": ("certify.command", "a growth, certified for all weights"),
     "report": ("errors.report", "the page of the last runs"),
-    "refresh": ("", "in a checkout: what is committed, made anew"),
+    "refresh": ("power.refresh", "in a checkout: what is committed, made anew"),
 }
 
 
@@ -288,13 +288,7 @@ def is_within(argument: str, laws: Path) -> bool:
 
 def forward(name: str, arguments: Sequence[str]) -> int:
     """`growproof power`, `certify`, `report`: the suite's own command."""
-    _, prefix = suite()
-    if name == "refresh":
-        if prefix != "properties":
-            raise ImportError("refresh writes committed files: it needs a checkout")
-        module = importlib.import_module("integration.refresh")
-    else:
-        module = importlib.import_module(f"{prefix}.{FORWARDED[name][0]}")
+    module = importlib.import_module(f"{suite()[1]}.{FORWARDED[name][0]}")
     return module.main(list(arguments)) or OK
 
 
