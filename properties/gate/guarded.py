@@ -18,10 +18,9 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from growproof.supervised import FOLDER
 
 from ..laws.world import noted
-
-FOLDER = "GROWPROOF_SUPERVISED"  # names the folder that `growproof check` watches
 
 
 class Misbehaved(Exception):
