@@ -19,7 +19,7 @@ from growproof.growth import Growth, Policies
 from growproof.models import config_of, decoder_of, fill_buffers, plan_model, suppress
 from growproof.padding import grown_parameter
 from growproof.shards import Lazy
-from growproof.table import pairs, parameters
+from growproof.table import grown_rows
 
 
 def grown_config(
@@ -75,8 +75,7 @@ def grown_tensors(model: Any, growth: Growth) -> Iterator[tuple[str, Tensor]]:
         return homes[name].load(lambda stored: whole(shards[stored]), growth.old)
 
     state = Lazy(homes.keys(), gather)
-    table = parameters(growth.old, growth)
-    rows = {new: (old, row) for new, old, row in pairs(growth, table)}
+    rows = grown_rows(growth)
     grown = Lazy(
         rows.keys(), lambda name: grown_parameter(name, *rows[name], state, growth)
     )

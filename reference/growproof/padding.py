@@ -29,6 +29,7 @@ from growproof.table import (
     Table,
     factors,
     folds,
+    grown_rows,
     pairs,
     parameters,
     template_of,
@@ -309,8 +310,7 @@ class Grown(Mapping[str, Tensor]):
     ) -> None:
         check(state, growth.old)
         self.state, self.growth = state, growth
-        table = table or parameters(growth.old, growth)
-        self.rows = {new: (old, row) for new, old, row in pairs(growth, table)}
+        self.rows = grown_rows(growth, table)
 
     def __getitem__(self, name: str) -> Tensor:
         return grown_parameter(name, *self.rows[name], self.state, self.growth)

@@ -36,7 +36,7 @@ from growproof.padding import (
 )
 from growproof.shards import Entry, Lazy
 from growproof.stored import Stored
-from growproof.table import Row, factors, pairs, parameters, tensors
+from growproof.table import Row, factors, grown_rows, tensors
 from growproof.vocabulary import of_new_tokens
 
 # of a block in flight: its rows as stored, in float64 with two temporaries, and grown
@@ -110,8 +110,7 @@ class Stream:
         self.source, self.before = source, before
         self.destination: Mapping[str, Entry] = {}
         self.after: Mapping[str, Home] = {}
-        table = parameters(growth.old, growth)
-        self.rows = {new: (old, row) for new, old, row in pairs(growth, table)}
+        self.rows = grown_rows(growth)
 
     def old(self, *, meta: bool = False) -> Lazy:
         """The old parameters by canonical names, read at access; meta: sizes alone."""

@@ -368,6 +368,14 @@ def pairs(growth: Growth, table: Table) -> Iterator[tuple[str, str | None, Row]]
                 yield name, None, row
 
 
+def grown_rows(
+    growth: Growth, table: Table | None = None
+) -> dict[str, tuple[str | None, Row]]:
+    """New name → (old name or None, row), by the right table or by another one."""
+    table = table or parameters(growth.old, growth)
+    return {new: (old, row) for new, old, row in pairs(growth, table)}
+
+
 def size(d: Decoder, axis: Axis) -> int:
     """The length of an axis."""
     return math.prod(factors(d)[axis])
