@@ -83,7 +83,9 @@ def test_the_clone_is_transformers(family: str, data: st.DataObject) -> None:
     """Logits, each layer's hidden state, each attention map: to float32 rounding."""
     case = data.draw(decoders(family), "case")
     model = case.model(torch.float64)
-    ways = ("eager", "sdpa") if model._supports_sdpa else ("eager",)
+    ways = ["eager"]
+    if model._supports_sdpa and case.decoder.score_cap is None:
+        ways += ["sdpa"]  # which drops a cap, and older releases let it
     for way in ways:
         compare(
             stock(model, case, way), model, case,

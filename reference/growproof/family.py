@@ -197,6 +197,8 @@ class Family:
                 "scale is not a code: grow the model before it is quantised"
             )
         known = asked.seen | {*self.sizes.values(), *self.writes}
+        if self.partial:  # a copy of the rope parameters' own: see `rotary`
+            known |= {"partial_rotary_factor"}
         for name, usual in switches(config.__class__).items():
             got = getattr(config, name, usual)
             if name not in known and got != usual:
