@@ -9,7 +9,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from ..laws.registry import PROMISES, reference
+from ..laws.promises import PROMISES, reference
 
 HELP = """usage: growproof check [GROWER] [options] [pytest's options]
 

@@ -25,41 +25,17 @@ import pytest
 
 from . import examples
 from .examples import Example
+from .promises import PROMISES, Promise
+from .promises import hygiene as hygiene  # a law's test takes these from here
+from .promises import lossless as lossless
+from .promises import reference as reference
+from .promises import trainable as trainable
+from .promises import zero_padding as zero_padding
 
 Budget = Literal["block", "decoder", "stock", "low", "weights"]  # of checks.BUDGETS
 Tier = Literal["proved", "certified", "exhaustive", "sampled", "measured"]
 Test = Callable[..., Any]
 SUITE, ROOM = __name__.rsplit(".", 2)[0], __name__.rpartition(".")[0]
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What a grower says it keeps: a marker of the laws that judge it.
-
-    asked_for: not of every grower, only where it claims so (`--with`).
-    """
-
-    name: str
-    says: str
-    asked_for: bool = False
-
-
-lossless = Promise("lossless", "the same logits, however it was done")
-zero_padding = Promise(
-    "zero_padding", "the article's invariants at every tap, block by block"
-)
-hygiene = Promise(
-    "hygiene",
-    "source untouched, nothing shared, dtype, mode, tying, config, disk, cache",
-)
-trainable = Promise(
-    "trainable",
-    "no new lane is stuck at the first step (asked for by `--with trainable`)",
-    asked_for=True,
-)
-PROMISES = {p.name: p for p in (lossless, zero_padding, hygiene, trainable)}
-# no promise: laws of growproof's own reference, which no other grower is asked for
-reference = Promise("reference", "about growproof's own reference, not the grower")
 
 
 @dataclass(frozen=True)

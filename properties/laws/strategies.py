@@ -132,11 +132,15 @@ def old_sizes(
         bounds = REAL[name] if name == real else (least, most)
         return draw(st.integers(*bounds))
 
-    groups = within("groups", 1, 3)
+    # where hidden_size is heads · head_dim, a real head_dim is real enough
+    few = real == "head_dim" and fields.tied_head_dim
+    groups = within("groups", 1, 1 if few else 3)
     shared = (DOMAIN.has("gqa") or "gqa" in features) and "groups" in fields.sizes
     least = 2 if "gqa" in features else 1
     heads = groups * (
-        within("repeats", least, max(least, 4 // groups)) if shared else 1
+        within("repeats", least, max(least, (2 if few else 4) // groups))
+        if shared
+        else 1
     )
     # even lanes for rotary pairs; a partial rotary passes odd ones by
     small = (2, 3, 4, 5, 8) if fields.partial else (2, 4, 6, 8)
@@ -158,7 +162,7 @@ def old_sizes(
         "hidden": hidden,
         "mlp": mlp,
         "expert_mlp": mlp,
-        "layers": within("layers", 1, 3),
+        "layers": within("layers", 1, 1 if few else 3),
         "positions": 128,
     }
 

@@ -106,7 +106,7 @@ def logits_are_equal(grown: Grown) -> None:
     family=known_families(),
     axis=AXES,
 )  # fmt: skip
-@fewer(4, least=4)
+@fewer(4)
 @given(data=st.data())
 def test_logits_are_unchanged(grower, family: str, axis: str, data) -> None:
     """f'(tokens) = f(tokens), in float64, whatever the growing did inside."""

@@ -16,14 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import transformers
 from safetensors import safe_open
 
 from growproof.decoder import Decoder, GrowthError
-from growproof.models import config_class, decoder_of
-
-# untyped: Any stands for the module
-hub: Any = transformers
 
 MOST_BYTES = 16 << 20  # of a config; the largest of the hub have some 100 kB
 MOST_INDEX_BYTES = 256 << 20
@@ -138,6 +133,13 @@ def json_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def hub() -> Any:
+    """transformers, untyped: imported by those who need more of a file than its text."""
+    import transformers
+
+    return transformers
+
+
 # --- configs ----------------------------------------------------------------------------
 
 
@@ -178,6 +180,8 @@ def config_in(directory: Path) -> Any:
     Raises BadInput where transformers refuses it, or the normal form cannot be read from
     it, and GrowthError for a family or a switch that growproof has no table of.
     """
+    from growproof.models import config_class
+
     path, fields = directory / "config.json", fields_of(directory)
     cls = config_class(fields["model_type"])
     if fields.get("quantization_config"):
@@ -193,6 +197,8 @@ def config_in(directory: Path) -> Any:
 
 def decoder_in(config: Any, path: object) -> Decoder:
     """The normal form of a config, every number of it finite and of its type."""
+    from growproof.models import decoder_of
+
     with refused(path, f"a config that says what a {config.model_type} computes"):
         decoder = decoder_of(config)
     rotaries = [kind.rotary for kind in decoder.kinds if kind.rotary]
@@ -236,7 +242,7 @@ def any_config(directory: Path) -> Any:
     path = directory / "config.json"
     kind = fields_of(directory)["model_type"]
     with refused(path, f"a config that transformers takes for a {kind}"):
-        return hub.AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return hub().AutoConfig.from_pretrained(directory, trust_remote_code=False)
 
 
 def generation_fields(directory: Path) -> dict[str, Any] | None:
@@ -258,7 +264,7 @@ def generation_fields(directory: Path) -> dict[str, Any] | None:
             path, "suppress_tokens", reprlib.repr(cast("Any", tokens)), "token ids"
         )
     with refused(path, "a generation config that transformers takes"):
-        hub.GenerationConfig.from_dict(dict(fields))
+        hub().GenerationConfig.from_dict(dict(fields))
     return fields
 
 
@@ -267,7 +273,7 @@ def tokenizer_in(directory: Path) -> Any:
     if not any(directory.glob("tokenizer*")):
         return None
     with refused(f"{directory}/tokenizer*", "files that make a tokenizer"):
-        return hub.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        return hub().AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 # --- weights ----------------------------------------------------------------------------
