@@ -126,18 +126,21 @@ def duplicated(model: Any, target: Mapping[str, int]) -> Any:
     growth = plan_model(model.config, target)
     old, d, d_new = growth.old, growth.old.hidden, growth.new.hidden
     repeats = d_new // d if old.norm == "rms" and d_new % d == 0 else 1
-    state = grow_state(state_of(model), growth)
+    stored = state_of(model)
+    state = grow_state({name: w.double() for name, w in stored.items()}, growth)
     mlp = torch.arange(growth.new.mlp) % old.mlp
-    copies = torch.bincount(mlp).to(torch.float64)
+    copies = torch.bincount(mlp)
     for name, w in state.items():
         if (layer_of(name) or 0) >= old.layers:
             continue
         if on("gate|up", name):
             state[name] = w[mlp].clone()
         elif on(r"down\.weight", name):
-            state[name] = (w[:, mlp].double() / copies[mlp]).to(w.dtype)
+            state[name] = w[:, mlp] / copies[mlp]
     if repeats > 1:
         repeat_residual(state, growth, repeats)
+    dtype = stored["embed.weight"].dtype  # rounded once, when all is done
+    state = {name: w.to(dtype) for name, w in state.items()}
     config = config_of(model.config, growth)
     if repeats > 1:
         setattr(config, family_of(config).eps, old.eps)
@@ -157,7 +160,7 @@ def repeat_residual(state: State, growth: Growth, repeats: int) -> None:
         tied = growth.old.tied and name == "final_norm.weight"
         factor = 1 / repeats if row.is_reader or tied else 1.0
         factor /= row.scale if row.norm else 1.0
-        state[name] = (w.index_select(dim, lanes).double() * factor).to(w.dtype)
+        state[name] = w.index_select(dim, lanes) * factor
 
 
 def mapped(

@@ -30,6 +30,7 @@ from growproof.table import (
     factors,
     folds,
     grown_rows,
+    has_averages,
     pairs,
     parameters,
     template_of,
@@ -237,7 +238,8 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
 
     `zeros`: all zero. `trainable`: writers and biases zero, norms one, and readers
     drawn from normal(0, initializer_range), but for what `silenced` keeps at zero, and
-    new lanes of a norm that leaves a mean in them. fresh: the tensor has no old entries.
+    new lanes of a norm that leaves a mean in them, or the mean's rounding before a tied
+    head. fresh: the tensor has no old entries.
     Why the rest is free: proofs/Freedom.v.
     """
     along, policies = factors(growth.new), growth.policies
@@ -246,7 +248,10 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
         return y
     if row.norm:
         approximate = policies.norm == "scaled" and growth.old.norm == "layer"
-        return y if approximate and not fresh else y.fill_(1 - row.offset)
+        # a tied head would multiply by the mean's rounding as often as lanes are new
+        tied = has_averages(growth) and name.startswith("final_norm")
+        left = (approximate and not fresh) or tied
+        return y if left else y.fill_(1 - row.offset)
     draw = drawing(name, policies)
     for sheet in sheets(y):
         for block in blocks(len(sheet), sheet.shape[-1]):
