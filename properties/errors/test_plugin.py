@@ -212,13 +212,14 @@ def test_wrong_options_stop_before_the_run(run: Runs) -> None:
 
 
 def test_bad_baselines_stop_before_the_run(run: Runs) -> None:
-    before = {f"{i}.json": text for i, (text, _) in enumerate(BAD.values())}
+    few = [text for text, _ in BAD.values()][::5]  # all of them: test_storage
+    before = {f"{i}.json": text for i, text in enumerate(few)}
     for name, text in before.items():
         (run.folder / name).write_text(text)
     new = ("--errors-save=new.json", "--errors-accept=reason")
     codes = run.codes([(f"--errors-compare={name}", *new) for name in before])
     codes += run.codes([(f"--errors-save={name}", new[1]) for name in before])
-    assert codes == [4] * 2 * len(BAD)
+    assert codes == [4] * 2 * len(few)
     assert run.files() == before
     code, text = run({"test_a": 0.0}, "--errors-compare=0.json")
     assert (code, "0.json: got an empty file" in text) == (4, True), text
