@@ -19,6 +19,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from . import smollm2
 
+pytestmark = pytest.mark.xdist_group("smollm2")
+
 LICENCE = Path(__file__).with_name("licence.txt")
 TOKENS = 512
 # float32 on the machine that it was first run on; the float64 clone says 2.384943, so

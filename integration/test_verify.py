@@ -523,6 +523,12 @@ def test_a_grown_vocabulary_is_told_apart(source: Path, tmp_path: Path) -> None:
     anew = resized(llama(), tmp_path / "anew", lambda m: m.lm_head.weight.normal_())
     assert "drawn anew" in verify(source, anew, tokens=32).verdict
 
+    def chosen(m: Any) -> None:
+        m.lm_head.weight[48:] = 9 * m.lm_head.weight[:4]
+
+    new = verify(source, resized(llama(), tmp_path / "chosen", chosen), measure=True)
+    assert any("which the source has not" in c.found for c in new.checks)
+
 
 def test_what_kind_of_no(source: Path, tmp_path: Path) -> None:
     def trained(model: Any) -> Any:

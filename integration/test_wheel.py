@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("wheel")
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("check", "grow", "fit", "verify", "init", "certify", "power", "report")
 LAW = "test_mlp_maps_padded_to_padded"

@@ -43,6 +43,8 @@ pytest_plugins = (f"{SUITE}.errors.plugin",)
 
 MARKERS = {
     "law": "a property that is claimed, declared by @law",
+    # xdist's own, for where it is not installed
+    "xdist_group(name)": "tests that one worker runs, for what they share is dear",
     "needs(*features)": "the law is for growers that claim these promises or features",
     **{p.name: p.says for p in (*PROMISES.values(), reference)},
 }

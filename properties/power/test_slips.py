@@ -19,6 +19,8 @@ import pytest
 from ..errors import comparison, report, storage
 from ..laws import checks, test_hygiene
 
+pytestmark = pytest.mark.xdist_group("slips")
+
 # growproof's own grower, with what SLIP says done to every weight that is scaled.
 SLIPS = """
 import os

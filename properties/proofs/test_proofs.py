@@ -21,6 +21,8 @@ from torch import Tensor
 from .claims import FOLDER, built, claims, claims_of
 from .numbers import Table, clone, coqs, draw
 
+pytestmark = pytest.mark.xdist_group("proofs")
+
 APT = "apt-get install coq libcoq-mathcomp-algebra libcoq-flocq make"
 SOURCES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.v"))
 PROOFS = [name for name in SOURCES if name not in ("Assumptions.v", "Extract/Maps.v")]

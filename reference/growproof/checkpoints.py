@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 from transformers import dynamic_module_utils
@@ -190,7 +191,7 @@ def read_weights(directory: Path, config: Any) -> Lazy:
     )
 
     def load(name: str) -> Tensor:
-        return index[name].load(lambda stored: files[stored].get_tensor(stored), d)
+        return index[name].load(lambda stored: tensor_in(files[stored], stored), d)
 
     return Lazy(index.keys(), load)
 
@@ -207,7 +208,7 @@ def located(directory: Path, config: Any) -> dict[str, Home]:
     head = index.pop("head.weight", None) if d.tied else None
     if head:
         both = head.pieces[0], index["embed.weight"].pieces[0]
-        if not torch.equal(*(files[name].get_tensor(name) for name in both)):
+        if not torch.equal(*(tensor_in(files[name], name) for name in both)):
             raise GrowthError(
                 f"config.json in {directory} ties lm_head to the embedding, but the "
                 "weights hold two different ones: set tie_word_embeddings to false, or "
@@ -216,16 +217,23 @@ def located(directory: Path, config: Any) -> dict[str, Home]:
     return index
 
 
-def stored_tensors(directory: Path) -> dict[str, Any]:
-    """Stored name → the open file that holds it, but for what legacy code left there."""
-    files: dict[str, Any] = {}
+def stored_tensors(directory: Path) -> dict[str, Path]:
+    """Stored name → the file that holds it, but for what legacy code left there."""
+    files: dict[str, Path] = {}
     for path in weight_files(directory):
-        file, dtypes = reading.safetensors_in(path)
+        _, dtypes = reading.safetensors_in(path)
         for name, dtype in dtypes.items():
             if not LEGACY.fullmatch(name):
                 reading.refuse_quantised(name, dtype)
-                files[name] = file
+                files[name] = path
     return files
+
+
+def tensor_in(path: Path, name: str) -> Tensor:
+    """A stored tensor. The file stays mapped into memory only as long as the tensor."""
+    opened: Any = safe_open(path, framework="pt")
+    with opened as file:
+        return file.get_tensor(name)
 
 
 def weight_files(directory: Path) -> list[Path]:

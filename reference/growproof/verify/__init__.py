@@ -71,8 +71,9 @@ def verify(
     article; without a tokenizer, seeded random tokens). tokens: how many of it.
     continuation: the length of the greedy continuation. seed: of the signs of the
     budget. measure: run both even where every entry is accounted for; a text asks for it
-    as well. progress: bars on stderr (None: where that is a terminal). Memory: one tensor
-    in float64 for the accounting and the clone, one model in float32 for transformers.
+    as well. progress: bars on stderr (None: where that is a terminal). Memory: a tensor of
+    each side for the accounting, one in float64 for the clone, and one model in float32
+    for transformers.
     Raises GrowthError or ValueError for what cannot be compared at all.
     """
     with ExitStack() as stack:

@@ -19,7 +19,7 @@ from growproof.growth import Growth
 from growproof.rounding import unit_roundoff
 from growproof.table import LAYER, Row, names, rows
 from growproof.verify.entries import Account, Miss, judged, outer, taken
-from growproof.verify.placing import Placement, Places, integers, placement
+from growproof.verify.placing import Placement, Places, integers, placement, sampled
 from growproof.verify.scaling import Scaling, scalings, score_parts, shared
 from growproof.verify.sides import Side
 from growproof.verify.silence import Loud, crossings
@@ -30,6 +30,7 @@ ANSWERED = {
     "norm_size", "score", "tied", "biases", "positions", "experts", "active",
     "expert_mlp", "renormalised",
 }  # fmt: skip
+ROWS = 512  # by which a scalar is guessed
 # what v and o have along the axes of key and query: lanes in an order of their own
 OWN_AXES = {("v", "key"): "value", ("o", "query"): "context"}
 
@@ -181,14 +182,14 @@ class Accountant:
         found, table = dict[str, float](), rows(self.old.decoder)
         for part in score_parts(self.old.decoder):
             row = table[f"{LAYER}{part}.weight"]
-            x = (
-                self.old.state[f"layers.{at.source}.{part}.weight"].double()
-                + row.offset
-            )
-            y = self.new.state[f"layers.{at.layer}.{part}.weight"].double() + row.offset
-            origins = self.origins(part, row, at, 0)
-            held = outer([origin >= 0 for origin in origins])
-            x, y = taken(x, origins)[held], y[held]
+            old = self.old.state[f"layers.{at.source}.{part}.weight"]
+            new = self.new.state[f"layers.{at.layer}.{part}.weight"]
+            some = sampled(len(new), ROWS)
+            first, *rest = self.origins(part, row, at, 0)
+            first = first[some]
+            held = outer([origin >= 0 for origin in (first, *rest)])
+            x = taken(old[first.clamp(min=0)], [torch.arange(len(first)), *rest])
+            x, y = (t.double()[held] + row.offset for t in (x, new[some]))
             found[part] = float((x * y).sum() / (x * x).sum().clamp(min=1e-300))
         return found
 

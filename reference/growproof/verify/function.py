@@ -186,6 +186,7 @@ def continued(model: Any, ids: Tensor, length: int) -> tuple[list[int], Tensor]:
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
+        suppress_tokens=model.generation_config.suppress_tokens,
     )
     prompt = ids[:, :PROMPT]
     out = model.generate(prompt, attention_mask=torch.ones_like(prompt))
@@ -198,6 +199,9 @@ def same_words(a: list[int], b: list[int], scores: Tensor, margin: float) -> Che
     equal = next((i for i in range(total) if a[i] != b[i]), total)
     if equal == total:
         return Check(name=name, found=f"the same {total} tokens", passed=True)
+    if b[equal] >= scores.shape[1]:
+        found = f"token {equal + 1} of {total} is {b[equal]}, which the source has not"
+        return Check(name=name, found=found, passed=False)
     lost = (scores[equal, a[equal]] - scores[equal, b[equal]]).item()
     return Check(
         name=name,

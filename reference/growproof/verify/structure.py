@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from growproof.blocks import blocks
 from growproof.checkpoints import stored_tensors
 from growproof.decoder import Decoder, Rotary
 from growproof.families import family_of
 from growproof.family import SIZES
+from growproof.reading import safetensors_in
 from growproof.rounding import unit_roundoff
 from growproof.table import count
 from growproof.verify.outcome import Check
@@ -62,8 +64,13 @@ def structure(old: Side, new: Side) -> list[Check]:
 
 def stored_dtypes(directory: Path) -> str:
     """The dtypes in a checkpoint, from the headers of its files."""
-    files = stored_tensors(directory)
-    kinds = {str(file.get_slice(name).get_dtype()) for name, file in files.items()}
+    kept = stored_tensors(directory)
+    kinds = {
+        kind
+        for path in {*kept.values()}
+        for name, kind in safetensors_in(path)[1].items()
+        if name in kept
+    }
     return ", ".join(sorted(DTYPES[kind] for kind in kinds))
 
 
@@ -135,5 +142,4 @@ def variances(side: Side) -> Tensor:
         return (x * x).sum(1) / size
 
     embedding = side.state["embed.weight"]
-    starts = range(0, len(embedding), 4096)
-    return torch.cat([variance(embedding[i : i + 4096]) for i in starts])
+    return torch.cat([variance(embedding[rows]) for rows in blocks(*embedding.shape)])
