@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from growproof.checkpoints import grow_checkpoint
+from tqdm import tqdm
 
 TARGET = {"hidden_size": 24, "num_attention_heads": 2, "head_dim": 12}
 OLD = {"intermediate_size": 40}  # what lay there before
@@ -73,6 +74,7 @@ def state(grown: Path, known: dict[str, dict[str, bytes]]) -> str:
 
 def main() -> None:
     """Kill, look, and now and then let a run end and see that nothing is left over."""
+    tqdm.monitor_interval = 0  # a fork has no such thread, but the lock that it held
     directory, kills = Path(sys.argv[1]), int(sys.argv[2])
     draw, grown = random.Random(int(sys.argv[3])), directory / "grown"
     grow(directory, OLD)

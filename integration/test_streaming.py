@@ -195,7 +195,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         "0",
     ]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=CHECKOUT
+        command, capture_output=True, text=True, check=True, cwd=CHECKOUT, timeout=240
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["killed"] > kills / 2

@@ -319,7 +319,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "one entry": (edited(one_entry), "lm_head"),
     "looks at the values": (edited(data_dependent), "differ"),
     "norm weights rolled": (edited(rolled_norm), "lm_head"),
-    "NaN that nothing reads": (edited(not_a_number), "not finite"),
+    "NaN that nothing reads": (edited(not_a_number), "hold a NaN"),
     "q scale by 1e-6": (times(q_proj=1 + 1e-6), "self_attn"),
     "q scale in float32": (times(q_proj=lambda n, o: 1 + 2**-24), "self_attn"),
     "nothing returned": (lambda model, target: None, "returned NoneType"),

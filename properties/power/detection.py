@@ -66,12 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the table; exit 1 if a fault is not found by its law in float64."""
     options = parser().parse_args(argv)
     shrink = (Phase.explicit, Phase.generate, Phase.shrink)
-    if options.false_alarms:  # over some 250 pairs of a grower and a law
-        quiet(derandomize=False, max_examples=max(1, options.false_alarms // 250))
+    if options.false_alarms:  # over some 900 pairs of a grower and a law
+        quiet(derandomize=False, max_examples=max(1, options.false_alarms // 900))
     else:
         quiet(**({"phases": shrink} if options.smallest else {}))
     from . import trials  # imports the laws, which take these settings
 
     if options.false_alarms:
-        return trials.false_alarms(options.json)
+        return trials.false_alarms(options.false_alarms, options.json)
     return trials.detect(options)

@@ -79,9 +79,10 @@ def test_there_are_enough_faults() -> None:
 
 
 def test_no_known_good_grower_is_rejected(tmp_path: Path) -> None:
-    """A few examples of every promised law of every known-good grower: no alarm."""
-    code, record = run(tmp_path, "--false-alarms", "1")
+    """Promised laws on known-good growers, others in each run: no alarm."""
+    code, record = run(tmp_path, "--false-alarms", "300")
     assert isinstance(record, dict)
     assert record["alarms"] == []
     assert code == 0
-    assert min(record["by_grower"].values()) > 20
+    assert record["examples"] > 300
+    assert len(record["by_grower"]) > 12

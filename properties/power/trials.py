@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import sys
 import time
@@ -115,13 +116,15 @@ def asked_of(good: Good) -> set[str]:
     return {*CORE, *good.with_features}
 
 
-def false_alarms(store: Path | None) -> int:
+def false_alarms(most: int, store: Path | None) -> int:
     """Each law on each known-good grower that promises it; exit 1 on an alarm.
 
-    What was run is counted and stored.
+    Where there are more such pairs than `most`, that many of them, by chance. What was
+    run is counted and stored.
     """
     growers = (REFERENCE, *GROWERS)
-    jobs = [(good, item) for good in growers for item in promised(good)]
+    pairs = [(good, item) for good in growers for item in promised(good)]
+    jobs = random.sample(pairs, min(most, len(pairs)))
     record = Ledger()
     counts: Counter[str] = Counter()
     alarms: list[dict[str, str]] = []
