@@ -202,10 +202,11 @@ def add_fit(commands: Any) -> None:
         action="store_true",
         help="pad the MLP of each rank at its end, not the whole",
     )
-    add_policies(p)
-    p.set_defaults(
-        run=fit, optimizer=None, text=None, tokens=512, measure=True, json=None
+    p.add_argument(
+        "--measure", action="store_true", help="run both models on a text as well"
     )
+    add_policies(p)
+    p.set_defaults(run=fit, optimizer=None, text=None, tokens=512, json=None)
 
 
 def add_verify(commands: Any) -> None:
