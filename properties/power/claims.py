@@ -6,6 +6,7 @@ keeps it complete in both directions: every law and every main theorem is in one
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import get_args
 
 from ..laws.claims import CLAIMS
@@ -53,14 +54,19 @@ TABLES = {"claims": markdown, "promises": promises, "families": families.markdow
 
 def updated(readme: str) -> str:
     """The README with its tables made anew. Raises ValueError if one has no place."""
-    for name, table in TABLES.items():
+    return filled(readme, TABLES, "the README")
+
+
+def filled(text: str, blocks: Mapping[str, Callable[[], str]], page: str) -> str:
+    """A page with each block between its marks made anew, or ValueError."""
+    for name, block in blocks.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, found, rest = readme.partition(begin)
+        before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"the README has no {begin} … {end}")
-        readme = f"{before}{begin}\n{table()}\n{end}{after}"
-    return readme
+            raise ValueError(f"{page} has no {begin} … {end}")
+        text = f"{before}{begin}\n{block()}\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":

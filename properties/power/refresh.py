@@ -77,6 +77,16 @@ ARTEFACTS: dict[str, Artefact] = {
         ("properties/power/runs.json", "properties/power/worst.json"),
         ("python -m properties.power.runs build/runs",
          "python -m properties.power.corpus build/runs"), minutes=600),
+    "combined": Artefact(
+        ("properties/power/combined.json",), ("python -m properties.power.combined",),
+        minutes=15),
+    "theorems": Artefact(  # Graphviz draws it
+        ("docs/theorems.svg",),
+        ("make -C properties/proofs -s all",
+         "python -m properties.proofs.graph properties/proofs"), minutes=3),
+    "docs": Artefact(
+        ("docs/_static/faults.js", "docs/mathematics.md", "docs/tolerances.md",
+         "docs/theorems.md"), ("python -m integration.docs",), minutes=1),
     "readme": Artefact(
         ("README.md",),
         ("python -m properties.power.claims", "python -m integration.test_readme"),

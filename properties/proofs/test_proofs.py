@@ -18,6 +18,7 @@ from growproof import clone as decoder
 from growproof.table import head_dim_map, heads_map
 from torch import Tensor
 
+from . import graph
 from .claims import FOLDER, built, claims, claims_of
 from .numbers import Table, clone, coqs, draw
 
@@ -175,6 +176,13 @@ def test_a_claim_without_its_theorem_is_seen(fault: str) -> None:
         claims_of(fault, "fault.v")
 
 
+def test_an_arrow_that_is_missing_would_be_seen() -> None:
+    """A picture without one of its arrows has another closure."""
+    _, edges = graph.shown(graph.PICTURE.read_text())
+    for edge in edges:
+        assert graph.closure(edges - {edge}) != graph.closure(edges)
+
+
 # What Coq says
 
 
@@ -188,6 +196,16 @@ def test_assumptions_are_the_expected_ones(build: Build) -> None:
 def test_proofs_print_no_warnings(build: Build) -> None:
     """A proof file is silent: what it prints would be a leftover or a warning."""
     assert {name: build.printed[name] for name in PROOFS if build.printed[name]} == {}
+
+
+def test_the_picture_shows_what_rests_on_what(build: Build) -> None:
+    """docs/theorems.svg: the theorems, and no arrow too many or too few."""
+    names, edges = graph.shown(graph.PICTURE.read_text())
+    truth = graph.rests_on(build.folder)
+    assert names == graph.drawn_names()
+    assert edges <= truth
+    assert graph.closure(edges) == graph.closure(truth)
+    assert ("llama_lossless", "zero_insertion") in truth
 
 
 def maps(build: Build) -> list[list[int]]:

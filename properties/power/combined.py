@@ -1,0 +1,93 @@
+"""Two faults at once: which one hides the other.
+
+    python -m properties.power.combined
+
+grows the smallest example of each known-bad grower with a second fault planted beside
+it, and writes combined.json: the pairs in which the law of the first no longer fails on
+its example, because both cancel, or the second undoes the first or leaves no room for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..errors.ledger import recording
+from ..gate.loading import Grower
+from ..growers.known_bad import BY_NAME, Fault
+from ..laws.registry import items
+from ..laws.world import kept
+from .corpus import faulty
+from .detection import by_line
+
+PATH = Path(__file__).with_name("combined.json")
+STORED = [f.name for f in BY_NAME.values() if f.table or f.state or f.config]
+
+
+def both(first: Fault, second: Fault) -> Fault:
+    """The first, and then the second: table, weights, config, model, and what it does."""
+
+    def after(one: Callable[..., Any] | None, two: Callable[..., Any] | None) -> Any:
+        """Two edits in place, one after the other."""
+        if not (one and two):
+            return one or two
+        return lambda *given: (one(*given), two(*given))
+
+    def table(rows: Any, growth: Any) -> Any:
+        for fault in (first, second):
+            rows = fault.table(rows, growth) if fault.table else rows
+        return rows
+
+    def model(grown: Any, source: Any, growth: Any) -> Any:
+        for fault in (first, second):
+            grown = fault.model(grown, source, growth) if fault.model else grown
+        return grown
+
+    return dataclasses.replace(
+        first, name=f"{first.name}+{second.name}", table=table, model=model,
+        options=first.options | second.options,
+        **{n: after(getattr(first, n), getattr(second, n))
+           for n in ("state", "config", "does")},
+    )  # fmt: skip
+
+
+def hidden(first: str, second: str) -> bool:
+    """True where the law of the first fault holds on its example beside the second.
+
+    They are planted in the order in which they are listed, whichever is asked about.
+    """
+    cell, example = EXAMPLES[first]
+    fault = both(*(f for f in BY_NAME.values() if f.name in (first, second)))
+    try:
+        with recording(None), kept():
+            items()[cell["law"]].replay(Grower(fault.name, fault), example)
+    except Exception:  # of whatever kind: the law fails
+        return False
+    return True
+
+
+EXAMPLES = {cell["fault"]: (cell, example) for cell, example in faulty()}
+
+
+def main() -> None:
+    """Every ordered pair of faults in table, weights or config."""
+    torch.set_num_threads(1)
+    pairs = list(itertools.permutations(STORED, 2))
+    found = [pair for pair in tqdm(pairs, unit="pair", disable=None) if hidden(*pair)]
+    PATH.write_text(by_line(found))
+
+
+def load() -> list[list[str]]:
+    """The committed pairs: [hidden, the fault that hides it]."""
+    return json.loads(PATH.read_text())
+
+
+if __name__ == "__main__":
+    main()
