@@ -15,7 +15,6 @@ from growproof.cli import main
 
 from properties.errors import report, samples, storage
 from properties.errors.ledger import Failure, Tally
-from properties.errors.verdict import Report
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "hidden,heads,groups,head_dim,layers"
@@ -128,8 +127,7 @@ def test_what_is_annotated() -> None:
         Failure(law="eps", cause="5 % off\nhere", repeat="growproof x")
     ]
     book.run.score = [Tally(promise="lossless", family="llama", axis="mlp", failed=1)]
-    found = Report(ledger=book)
-    assert report.annotated(found) == [
+    assert report.annotated(book) == [
         "::error title=growproof eps::5 %25 off here Repeat: growproof x"
     ]
-    assert json.loads(report.badge(found))["message"] == "violates lossless"
+    assert json.loads(report.badge(True, book.run.score))["message"] == "violates lossless"

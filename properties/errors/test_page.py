@@ -14,6 +14,7 @@ from .comparison import compare
 from .ledger import Failure
 from .page import page
 from .samples import book, comparison, laddered
+from .sections import page_of
 from .verdict import Report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,7 +41,7 @@ def html(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     now, base = laddered(0.9), laddered()
     old = laddered(created="2025-12-30T00:00:00+00:00")
     changes = compare(base, now)
-    return page(Report(ledger=now, base=base, changes=changes, history=[old]))
+    return page(page_of(Report(ledger=now, base=base, changes=changes, history=[old])))
 
 
 def browse(text: str, *, dark: bool, width: int) -> tuple[dict[str, object], list[str]]:
@@ -115,7 +116,7 @@ def test_a_page_of_thousands_of_failures_is_under_300_kb() -> None:
         for i, case in enumerate(cases)
     ]
     changes = compare(book(), now)
-    text = page(Report(ledger=now, base=book(), changes=changes))
+    text = page(page_of(Report(ledger=now, base=book(), changes=changes)))
     assert len(text.encode()) < 300_000
     assert "3000 of 3000 tests failed" in text
     assert "law_<wbr>0" in text
