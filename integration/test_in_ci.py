@@ -130,4 +130,6 @@ def test_what_is_annotated() -> None:
     assert report.annotated(book) == [
         "::error title=growproof eps::5 %25 off here Repeat: growproof x"
     ]
-    assert json.loads(report.badge(True, book.run.score))["message"] == "violates lossless"
+    assert (
+        json.loads(report.badge(True, book.run.score))["message"] == "violates lossless"
+    )

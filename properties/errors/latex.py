@@ -40,7 +40,11 @@ WIDTH = 0.98  # of a line, for the columns of a table
 
 def latex(page: Page) -> str:
     """The page as a document to compile."""
-    lines = [f"\\section*{{{tex(page.heading)}}}", rf"\textbf{{{tex(page.verdict)}}}", ""]
+    lines = [
+        f"\\section*{{{tex(page.heading)}}}",
+        rf"\textbf{{{tex(page.verdict)}}}",
+        "",
+    ]
     lines += _facts(page.facts)
     for section in page.sections:
         if section.rows:

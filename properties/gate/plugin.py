@@ -41,6 +41,7 @@ from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 SUITE = __name__.rsplit(".", 2)[0]  # properties, or growproof.properties
 pytest_plugins = (f"{SUITE}.errors.plugin",)
 
+OURS = "tests of growproof itself"
 MARKERS = {
     "law": "a property that is claimed, declared by @law",
     # xdist's own, for where it is not installed
@@ -208,6 +209,7 @@ class Gate:
         self.deselected: Counter[str] = Counter()
         self.nothing: str | None = None
         self.session: pytest.Session | None = None
+        self.scripted = False  # whether each failure carries the script that repeats it
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
         self.findings: list[dict[str, Any]] = []
@@ -282,7 +284,7 @@ class Gate:
         """The feature for want of which an item is not run."""
         law = law_of(getattr(item, "function", None))
         if not self.is_reference and (law is None or law.promise is reference):
-            return "tests of growproof itself"
+            return OURS
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
         needed |= {p for p in PROMISES if item.get_closest_marker(p)}
         for promise in PROMISES.values():
@@ -348,6 +350,8 @@ class Gate:
                 Path(self.option.repro_dir), item_of, example, self.judged
             )
             found["repeat"] = f"python {path}"
+        if item_of and example.get("case") and self.scripted:
+            found["script"] = findings.script(Path(), item_of, example, self.judged)
         found["test"] = item.name
         told = {
             "reason": found["message"], "cause": findings.cause(found),
@@ -443,17 +447,22 @@ class Gate:
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.worker or reporter is None or self.config.option.collectonly:
             return
+        if said := self.sentence():
+            reporter.write_line(said)
+
+    def sentence(self) -> str:
+        """What the run says of the grower; "" where it says nothing of it."""
         stats, name = self.stats(), self.chosen.name
         if self.nothing:
-            reporter.write_line(self.nothing)
-        elif self.findings:
-            reporter.write_line(verdict.violated(name, self.findings))
-        elif self.outdated:
-            reporter.write_line(f"{name}: its expected failures are out of date")
-        elif stats.get("passed") and not (stats.get("failed") or stats.get("error")):
-            told = (dict(r.user_properties) for r in stats["passed"])
-            promises = {str(found.get("promise", "")) for found in told}
-            reporter.write_line(verdict.conforms(name, promises))
+            return self.nothing
+        if self.findings:
+            return verdict.violated(name, self.findings)
+        if self.outdated:
+            return f"{name}: its expected failures are out of date"
+        if not stats.get("passed") or stats.get("failed") or stats.get("error"):
+            return ""
+        told = (dict(r.user_properties) for r in stats["passed"])
+        return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
 
 
 class StaleXfail(pytest.Item):

@@ -70,6 +70,9 @@ ARTEFACTS: dict[str, Artefact] = {
     "gallery": Artefact(
         tuple(f"integration/results/others/{name}.txt" for name in PAGES),
         ("python -m integration.test_others",), minutes=10),
+    "edition": Artefact(
+        ("properties/score/editions.json",), ("python -m properties.score.edition",),
+        minutes=1),
     "families": Artefact(
         ("properties/power/families.json",), ("python -m properties.power.families",),
         minutes=1),
