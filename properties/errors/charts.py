@@ -137,11 +137,19 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Tables of cells over the same columns: (name, rows of a label and its cells)."""
+class Part:
+    """A table of a grid: its columns, and rows of a label and a cell for each."""
 
+    name: str
     columns: Sequence[str]
-    parts: Sequence[tuple[str, Sequence[tuple[str, Sequence[Cell]]]]]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Tables of coloured cells."""
+
+    parts: Sequence[Part]
     kinds: Sequence[tuple[str, str]] = ()  # the legend: kind, what it is
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from .sections import Page, Section
@@ -15,14 +16,15 @@ SPECIAL = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "\n": r"\newline ",
 }  # fmt: skip
-# what our own texts hold and pdfLaTeX's fonts lack; the engines after it have it all
+# signs that pdfLaTeX's fonts lack; another one is told by its name
 SIGNS = {
-    "√": r"\surd", "·": r"\cdot", "×": r"\times", "÷": r"\div", "≤": r"\leq",
-    "≥": r"\geq", "→": r"\to", "′": r"\prime", "−": "-", "∞": r"\infty",
-    "≠": r"\neq", "⁻": "{}^{-}", "η": r"\eta", "θ": r"\theta", "ε": r"\varepsilon",
-    "γ": r"\gamma", "∈": r"\in", "↔": r"\leftrightarrow", "‖": r"\|", "✓": r"\surd",
-    "✗": r"\times",
+    "√": r"\surd", "≤": r"\leq", "≥": r"\geq", "≠": r"\neq", "≈": r"\approx",
+    "≡": r"\equiv", "→": r"\to", "↔": r"\leftrightarrow", "′": r"\prime", "−": "-",
+    "∞": r"\infty", "∈": r"\in", "‖": r"\|", "✓": r"\surd", "✗": r"\times",
+    "η": r"\eta", "θ": r"\theta", "ε": r"\varepsilon", "γ": r"\gamma", "σ": r"\sigma",
+    "μ": r"\mu", "⁻": "{}^{-}", "₀": "{}_0", "₁": "{}_1", "₂": "{}_2", "⁴": "{}^4",
 }  # fmt: skip
+KNOWN = "–—‘’“”„…"  # to pdfLaTeX, beside Latin letters
 HEAD = r"""\documentclass[10pt,a4paper]{article}
 \usepackage[T1]{fontenc}
 \usepackage[margin=2cm]{geometry}
@@ -50,11 +52,19 @@ def latex(page: Page) -> str:
         if section.rows:
             lines += _section(section)
     body = "\n".join([*lines, r"\end{document}", ""])
-    signs = [
-        rf"\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{\ensuremath{{{how}}}}}"
-        for sign, how in SIGNS.items()
-    ]
-    return HEAD % "\n".join(signs) + body
+    return HEAD % "\n".join(map(declared, unknown(body))) + body
+
+
+def unknown(text: str) -> list[str]:
+    """The signs of a text that pdfLaTeX does not know by itself."""
+    return sorted({sign for sign in text if ord(sign) > 0x17F and sign not in KNOWN})
+
+
+def declared(sign: str) -> str:
+    """What pdfLaTeX sets for it."""
+    name = unicodedata.name(sign, f"U+{ord(sign):04X}").lower()
+    how = rf"\ensuremath{{{SIGNS[sign]}}}" if sign in SIGNS else f"[{name}]"
+    return rf"\DeclareUnicodeCharacter{{{ord(sign):04X}}}{{{how}}}"
 
 
 def tex(text: str) -> str:

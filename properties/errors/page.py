@@ -21,8 +21,8 @@ def page(shown: Page) -> str:
 
 
 def breakable(text: str) -> Markup:
-    """Text that may break inside a name."""
-    return Markup(re.sub(r"([_.=/])", r"\1<wbr>", str(escape(text))))
+    """Text that may break inside a name, and not inside a number."""
+    return Markup(re.sub(r"([_=/]|\.(?!\d))", r"\1<wbr>", str(escape(text))))
 
 
 ENVIRONMENT = jinja2.Environment(

@@ -34,14 +34,13 @@ from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
 from ..laws.world import kept
 from . import findings, guarded, score, verdict, xfails
-from .domain import FEATURES, MORE, UnknownName, narrow
+from .domain import FEATURES, MORE, OURS, UnknownName, narrow
 from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 
 SUITE = __name__.rsplit(".", 2)[0]  # properties, or growproof.properties
 pytest_plugins = (f"{SUITE}.errors.plugin",)
 
-OURS = "tests of growproof itself"
 MARKERS = {
     "law": "a property that is claimed, declared by @law",
     # xdist's own, for where it is not installed

@@ -89,6 +89,14 @@ class Cause:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Besides:
+    """What failed and is no law: errors that grew, an expected failure out of date."""
+
+    test: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Expected:
     """A failure that the run expected."""
 
@@ -153,6 +161,7 @@ class Score:
     score: list[Row]
     errors: list[Error]
     causes: list[Cause]
+    besides: list[Besides]
     expected: list[Expected]
     declined: list[Count]
     left_out: list[Count]
@@ -234,7 +243,7 @@ def loads(text: str) -> Score:
         raise LedgerError(f"at {error.json_path}: {error.message[:300]}")
     kinds = {
         "laws": JudgedLaw, "score": Row, "errors": Error, "causes": Cause,
-        "expected": Expected, "declined": Count, "left_out": Count,
+        "besides": Besides, "expected": Expected, "declined": Count, "left_out": Count,
     }  # fmt: skip
     lists = {n: [kind(**row) for row in data[n]] for n, kind in kinds.items()}
     missed = [Missed(**row) for row in data["power"]["missed"]]

@@ -10,22 +10,24 @@ import importlib.metadata
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from ..errors import storage
+from ..errors.failures import failure_of
 from ..errors.ledger import ledger_of
 from ..errors.sections import grouped
 from ..gate import score as counted
 from ..gate import verdict
+from ..gate.domain import OURS
 from ..gate.loading import DEFAULT
-from ..gate.plugin import OURS, SUITE, Gate, gate
 from ..laws.domain import AXES, DOMAIN, EXTRAS, OPTIONS
-from ..laws.registry import PROMISES, law_of, reference
+from ..laws.registry import PROMISES, SUITE, law_of, reference
 from . import edition
 from .document import (
+    Besides,
     Cause,
     Count,
     Error,
@@ -36,6 +38,9 @@ from .document import (
     dumps,
     finite,
 )
+
+if TYPE_CHECKING:
+    from ..gate.plugin import Gate
 
 pytest_plugins = (f"{SUITE}.gate.plugin",)
 LIBRARIES = ("growproof", "torch", "transformers", "hypothesis", "pytest", "numpy")
@@ -77,7 +82,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.option = config, config.option
         self.worker = hasattr(config, "workerinput")
-        self.gate: Gate = gate(config)
+        self.gate: Gate = config.pluginmanager.get_plugin("growproof")  # pyright: ignore[reportAttributeAccessIssue]
         self.gate.scripted = bool(self.option.score)
         # what was not run → how many: left out by the claim, cut by other arguments
         self.left_out: dict[str, int] = {}
@@ -164,11 +169,12 @@ class Collector:
         judge, book = self.gate, ledger_of(self.config)
         asked, laws = judge.judged.asked, self.judged_laws()
         examples = settings.get_profile(book.environment["profile"]).max_examples
-        said = judge.sentence() or f"{judge.chosen.name} violates its laws"
+        besides, name = self.besides(), judge.chosen.name
+        first = f": {besides[0].test}: {besides[0].why}" if besides else ""
         return Score(
-            grower=judge.chosen.name,
+            grower=name,
             conforms=conforms,
-            verdict=said,
+            verdict=judge.sentence() or f"{name} does not conform{first}",
             created=storage.now(),
             edition="" if self.cut else self.edition(),
             whole=not self.cut,
@@ -179,6 +185,7 @@ class Collector:
             score=self.rows(),
             errors=self.errors(),
             causes=self.causes(),
+            besides=besides,
             expected=self.expected(),
             declined=[Count(what=w, times=n) for w, n in asked.declined.most_common()],
             left_out=[
@@ -292,6 +299,16 @@ class Collector:
             script = str(first.get("script", ""))
             made.append(Cause(cause=cause, laws=laws, script=script, **told))
         return made
+
+    def besides(self) -> list[Besides]:
+        """What failed beside the laws."""
+        told = {finding["test"] for finding in self.gate.findings}
+        return [
+            Besides(test=test, why=(failed.message.splitlines() or [""])[0])
+            for report in self.gate.stats().get("failed", [])
+            if (test := report.nodeid.rpartition("::")[2]) not in told
+            and (failed := failure_of(report))
+        ]
 
     def expected(self) -> list[Expected]:
         """The failures that were expected, with why, and until when."""

@@ -38,7 +38,8 @@ def shown(args: argparse.Namespace) -> Shown:
         badge=badge(now),
         annotations=[
             report.annotation(c.laws[0], c.cause, c.repeat) for c in now.causes
-        ],
+        ]
+        + [report.annotation(x.test, x.why, now.command) for x in now.besides],
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..errors import charts
-from ..errors.charts import Bar, Bars, Cell, Grid, Tick
+from ..errors.charts import Bar, Bars, Cell, Grid, Part, Tick
 from ..errors.ledger import Record
 from ..errors.sections import UNIT, Page, Section, number
 from ..laws.domain import AXES, known_families
@@ -118,6 +118,7 @@ def causes(score: Score) -> Section:
         }  # fmt: skip
         lines = [f"{name}: {text}" for name, text in told.items() if text]
         rows.append(["failed", cause.cause, "\n".join(lines)])
+    rows += [["failed", x.test, x.why] for x in score.besides]
     scripts = [
         (f"repeat_{i}.py: {cause.cause}", cause.script)
         for i, cause in enumerate(score.causes, 1)
@@ -157,18 +158,21 @@ def kept(score: Score) -> Section:
 
 
 def grid(rows: Sequence[Row]) -> Grid | None:
-    """A table for each promise: a row a family, a column an axis."""
-    parts: list[tuple[str, list[tuple[str, list[Cell]]]]] = []
+    """A table for each promise: a row a family and tier, a column an axis."""
+    parts: list[Part] = []
     for promise in (name for name in PROMISES if any(r.promise == name for r in rows)):
         own = [row for row in rows if row.promise == promise]
-        families = list(dict.fromkeys(row.family for row in own))
+        columns = [axis for axis in LABELS if any(row.axis == axis for row in own)]
+        places = dict.fromkeys((row.family, row.tier) for row in own)
         table = [
-            (family, [cell([r for r in own if (r.family, r.axis) == (family, axis)])
-                      for axis in LABELS])
-            for family in families
+            (f"{family} {tier}", [
+                cell([r for r in own if (r.family, r.tier, r.axis) == (family, tier, axis)])
+                for axis in columns
+            ])
+            for family, tier in places
         ]  # fmt: skip
-        parts.append((promise, table))
-    return Grid(columns=LABELS, parts=parts, kinds=KINDS) if parts else None
+        parts.append(Part(name=promise, columns=columns, rows=table))
+    return Grid(parts=parts, kinds=KINDS) if parts else None
 
 
 def cell(rows: Sequence[Row]) -> Cell:
@@ -265,7 +269,7 @@ def power(score: Score) -> Section:
         charts.Row(label=name, note=text, bars=[Bar(share=share(text))])
         for name, text, _ in rows
     ]
-    ticks = [Tick(at=0.0, label="none"), Tick(at=1.0, label="all")]
+    ticks = [Tick(at=0.5, label="half"), Tick(at=1.0, label="all")]
     return Section(
         title="What such a page is worth",
         note=f"{p.growers} growers with one fault each were given to the laws of this "
