@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ..gate.plugin import Gate
 
 pytest_plugins = (f"{SUITE}.gate.plugin",)
+ABSENT = "laws in files that were not named"
 LIBRARIES = ("growproof", "torch", "transformers", "hypothesis", "pytest", "numpy")
 
 
@@ -108,7 +109,7 @@ class Collector:
         words = " ".join(f"{name} {value!r}" for name, value in asked.items() if value)
         cut = {
             f"not selected by {words}": len(claimed - {*items}),
-            "laws in files that were not named": len(absent),
+            ABSENT: len(absent),
         }
         self.cut = {what: n for what, n in cut.items() if n}
         self.left_out = dict(self.gate.deselected)
