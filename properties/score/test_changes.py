@@ -5,6 +5,7 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_the_same_law_says_otherwise() -> None:
      ({}, 64 * "d", "what the laws share changed")],
 )  # fmt: skip
 def test_another_law_says_otherwise(
-    changed: dict[str, object], shared: str, why: str
+    changed: dict[str, Any], shared: str, why: str
 ) -> None:
     """It is our laws: the version was raised, or what they share changed."""
     now = score(law(items=FAILED, **changed), shared=shared)

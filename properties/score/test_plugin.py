@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,7 +113,7 @@ def test_an_edition_is_refused_where_its_laws_are_others(
     dropped: list[Any] = []
     hook = SimpleNamespace(pytest_deselected=lambda items: dropped.extend(items))
     kept.config = SimpleNamespace(hook=hook)  # type: ignore[assignment]
-    kept.option = SimpleNamespace(edition="2027")
+    kept.option = Namespace(edition="2027")
     said = "mlp_maps_padded_to_padded is version 2 here and 1 there. Install"
     with pytest.raises(pytest.UsageError, match=said):
         kept.keep_to_edition([])
