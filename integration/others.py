@@ -57,8 +57,9 @@ def empty(model: Any, target: Mapping[str, int], **changes: Any) -> Any:
     config = copy.deepcopy(model.config)
     for name, size in (dict(target) | changes).items():
         setattr(config, name, size)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
+    if kinds := getattr(config, "layer_types", None):  # new layers are as the last one
+        layers = config.num_hidden_layers
+        config.layer_types = [*kinds, *layers * [kinds[-1]]][:layers]
     grown = type(model)(config).to(model.device, model.dtype)
     # .to() rounds the rotary frequencies as well, which from_pretrained keeps in float32
     rotary = grown.model.rotary_emb

@@ -302,13 +302,17 @@ class Collector:
         return made
 
     def besides(self) -> list[Besides]:
-        """What failed beside the laws."""
-        told = {finding["test"] for finding in self.gate.findings}
+        """What failed beside the laws, or could not be set up."""
+        told, stats = (
+            {finding["test"] for finding in self.gate.findings},
+            self.gate.stats(),
+        )
         return [
             Besides(test=test, why=(failed.message.splitlines() or [""])[0])
-            for report in self.gate.stats().get("failed", [])
+            for outcome in ("failed", "error")
+            for report in stats.get(outcome, [])
+            if isinstance(report, pytest.TestReport) and (failed := failure_of(report))
             if (test := report.nodeid.rpartition("::")[2]) not in told
-            and (failed := failure_of(report))
         ]
 
     def expected(self) -> list[Expected]:

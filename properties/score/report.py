@@ -37,7 +37,8 @@ def shown(args: argparse.Namespace) -> Shown:
         page=page_of(now, base, found),
         badge=badge(now),
         annotations=[
-            report.annotation(c.laws[0], c.cause, c.repeat) for c in now.causes
+            report.annotation(", ".join(c.laws[:1]), c.cause, c.repeat)
+            for c in now.causes
         ]
         + [report.annotation(x.test, x.why, now.command) for x in now.besides],
     )
