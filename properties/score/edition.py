@@ -4,7 +4,7 @@
     python -m properties.score.edition --freeze 2027   # an edition is today's laws
 
 editions.json holds the source hash of every version of every law, and of each edition
-its laws' versions. A law whose source changed is another law: its version is raised, so
+its laws' versions; an edition may be frozen again until it is out. A law whose source changed is another law: its version is raised, so
 that a changed verdict can be told from changed code. What the laws share (how cases are
 drawn, what is close enough) has one hash, which every score carries.
 """
@@ -29,7 +29,7 @@ from ..laws.registry import SUITE, Law, reference
 
 FILE = Path(__file__).with_name("editions.json")
 SAYS_NOTHING = ("claim", "proof", "version")  # of @law: they ask nothing of a grower
-NOT_SHARED = ("registry.py", "claims.py", "__init__.py")
+NOT_SHARED = ("registry.py", "claims.py", "promises.py", "__init__.py")
 
 
 def judging() -> dict[str, Law]:
