@@ -86,7 +86,8 @@ OTHERS: dict[str, Other] = {
         source="Goddard et al. 2024, arXiv:2403.13257; Kim et al. 2023, arXiv:2312.15166",
         says="""Ranges of layers are stacked as they are, those in the middle twice. It does
             not say that it keeps the function, and does not: it is here for the difference
-            to the line above. The promises of `hygiene` hold.""",
+            to the line above. Of `hygiene` it fails one law only, which looks for the layers
+            that are silent.""",
         change="""Two lines of a recipe make it exact: `scale: 0` for `o_proj` and for
             `down_proj` of the repeated layers, which mergekit's passthrough takes as
             parameters. As an option with a name, it would be found by those who train on

@@ -542,7 +542,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
     "lemon": ("head_dim", "zero_padding"),
     "net2net": ("hidden", "heads", "groups", "head_dim", "zero_padding"),
     "llama_pro": ("hidden", "heads", "groups", "head_dim", "mlp"),
-    "passthrough": ("hidden", "heads", "groups", "head_dim", "mlp"),
+    "passthrough": ("hidden", "heads", "groups", "head_dim", "mlp", "zero_padding"),
     "article": ("llama", "gqa", "heads"),
     "article_mended": ("llama", "gqa", "heads"),
     "fms_head_dim": ("hidden", "heads", "groups", "mlp", "layers"),
