@@ -1,3 +1,3 @@
 """Names the plugins; everything else is there."""
 
-pytest_plugins = ("properties.gate.plugin", "integration.plugin")
+pytest_plugins = ("properties.score.plugin", "integration.plugin")

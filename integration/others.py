@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import MixtralConfig, MixtralForCausalLM
 
 WRITERS = ("embed_tokens", "o_proj", "down_proj")
 
@@ -56,8 +57,9 @@ def empty(model: Any, target: Mapping[str, int], **changes: Any) -> Any:
     config = copy.deepcopy(model.config)
     for name, size in (dict(target) | changes).items():
         setattr(config, name, size)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[0]] * config.num_hidden_layers
+    if kinds := getattr(config, "layer_types", None):  # new layers are as the last one
+        layers = config.num_hidden_layers
+        config.layer_types = [*kinds, *layers * [kinds[-1]]][:layers]
     grown = type(model)(config).to(model.device, model.dtype)
     # .to() rounds the rotary frequencies as well, which from_pretrained keeps in float32
     rotary = grown.model.rotary_emb
@@ -360,11 +362,192 @@ def llama_pro(model: Any, target: Mapping[str, int]) -> Any:
     return grown
 
 
+# --- Net2Net (Chen, Goodfellow & Shlens 2016, arXiv:1511.05641) --------------------------
+
+
+def net2net(model: Any, target: Mapping[str, int]) -> Any:
+    """Net2WiderNet on the MLP, Net2DeeperNet on the blocks.
+
+    A new neuron is a copy of one drawn at random, and whoever reads the copies divides by
+    their number. A new block is the identity: of a residual block, its writers are zero.
+    """
+    wide = [n for n in sizes(model.config) if n not in DEEP_OR_WIDE]
+    refuse_changes(model.config, target, *wide)
+    old, new = sizes(model.config), grown_sizes(model.config, target)
+    generator = torch.Generator().manual_seed(0)
+    extra = new["intermediate_size"] - old["intermediate_size"]
+    drawn = torch.randint(old["intermediate_size"], (extra,), generator=generator)
+    mapping = [*range(old["intermediate_size"]), *drawn.tolist()]
+    count = torch.bincount(torch.tensor(mapping), minlength=old["intermediate_size"])
+    grown, state = empty(model, target), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            source, is_new = old_layer(name, old["num_hidden_layers"])
+            if is_new and ("o_proj" in name or "down_proj" in name):
+                continue
+            w = state[source].double()
+            out, into = axes_of(name)
+            w = w[mapping] if out == "mlp" else w
+            w = (w / count)[:, mapping] if into == "mlp" else w
+            p.copy_(w)
+    return grown
+
+
+DEEP_OR_WIDE = ("num_hidden_layers", "intermediate_size")
+
+
+# --- mergekit's passthrough, and SOLAR's depth up-scaling (arXiv:2312.15166) -------------
+
+
+def passthrough(model: Any, target: Mapping[str, int]) -> Any:
+    """Ranges of layers behind one another, those in the middle twice, as they are."""
+    narrow = [name for name in sizes(model.config) if name != "num_hidden_layers"]
+    refuse_changes(model.config, target, *narrow)
+    layers = model.config.num_hidden_layers
+    more = target.get("num_hidden_layers", layers) - layers
+    if more > layers:
+        raise Unsupported(f"{layers} layers are stacked at most twice")
+    first = (layers + more) // 2  # the second range ends with the last layer
+    sources = [*range(first), *range(first - more, layers)]
+    grown, state = empty(model, target), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            found = re.search(r"\.(\d+)\.", name)
+            at = f".{found[1]}." if found else ""
+            p.copy_(
+                state[
+                    name.replace(at, f".{sources[int(found[1])]}.", 1)
+                    if found
+                    else name
+                ]
+            )
+    return grown
+
+
+# --- foundation-model-stack's larger head_dim (its pull request 472) ---------------------
+
+
+def fms_head_dim(model: Any, target: Mapping[str, int]) -> Any:
+    """Zeros between the lanes of a head, at load time, for a kernel that takes larger ones.
+
+    Lane j goes to m·j, m even, which keeps every rotary pair and frequency. A Granite's
+    scores are scaled by its config, whatever head_dim is. As in the pull request, the
+    zeros are of the default dtype, and what is stored has gone through it.
+    """
+    wide = [name for name in sizes(model.config) if name != "head_dim"]
+    refuse_changes(model.config, target, *wide)
+    old, new = sizes(model.config), grown_sizes(model.config, target)
+    times, rest = divmod(new["head_dim"], old["head_dim"])
+    if rest or (times > 1 and times % 2):
+        raise Unsupported("head_dim is multiplied by an even number")
+    grown, state = empty(model, target), dict(model.named_parameters())
+    lanes = {
+        axis: torch.arange(old[name] * old["head_dim"]) * times
+        for axis, name in (
+            ("query", "num_attention_heads"),
+            ("key", "num_key_value_heads"),
+        )
+    }
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            w, (out, into) = state[name], axes_of(name)
+            if times == 1 or not {out, into} & lanes.keys():
+                p.copy_(w)
+                continue
+            wider = torch.zeros(p.shape)  # of the default dtype
+            at = (lanes.get(out, torch.arange(p.shape[0])),)
+            if p.ndim == 2:
+                at = (at[0][:, None], lanes.get(into, torch.arange(p.shape[-1])))
+            wider[at] = w.to(wider.dtype)
+            p.copy_(wider)
+    return grown
+
+
+# --- the MLP script of Qwen's documentation (GPTQ: 29568 to 29696) -----------------------
+
+
+def qwen_mlp(model: Any, target: Mapping[str, int]) -> Any:
+    """gate and up get rows of zeros at the end, down gets columns: a block fits then."""
+    wide = [name for name in sizes(model.config) if name != "intermediate_size"]
+    refuse_changes(model.config, target, *wide)
+    grown, state = empty(model, target), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            w = state[name]
+            p[tuple(slice(size) for size in w.shape)] = w
+    return grown
+
+
+# --- key/value heads replicated, for tensor parallelism ----------------------------------
+
+
+def kv_replication(model: Any, target: Mapping[str, int]) -> Any:
+    """Each key/value head n times, one behind the other: the query heads find their own."""
+    wide = [name for name in sizes(model.config) if name != "num_key_value_heads"]
+    refuse_changes(model.config, target, *wide)
+    old, new = sizes(model.config), grown_sizes(model.config, target)
+    times, rest = divmod(new["num_key_value_heads"], old["num_key_value_heads"])
+    if rest or old["num_attention_heads"] % new["num_key_value_heads"]:
+        raise Unsupported("each key/value head is repeated the same number of times")
+    heads = [h for h in range(old["num_key_value_heads"]) for _ in range(times)]
+    lanes = per_head(heads, old["head_dim"])
+    grown, state = empty(model, target), dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            p.copy_(state[name][lanes] if axes_of(name)[0] == "key" else state[name])
+    return grown
+
+
+# --- sparse upcycling (Komatsuzaki et al. 2023, arXiv:2212.05055) ------------------------
+
+
+def sparse_upcycling(model: Any, experts: int = 4, chosen: int = 2) -> Any:
+    """A Mixtral each of whose experts is the Llama's MLP, behind a router that is drawn.
+
+    The chosen experts' weights sum to 1, so that the router has no effect. Another family
+    than before, which no target says: judged as two directories, by `growproof verify`.
+    """
+    old = model.config
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
+        "max_position_embeddings", "tie_word_embeddings", "rope_parameters",
+        "bos_token_id", "eos_token_id", "pad_token_id",
+    )  # fmt: skip
+    config = MixtralConfig(
+        **{name: copy.deepcopy(getattr(old, name)) for name in same},
+        num_local_experts=experts, num_experts_per_tok=chosen,
+    )  # fmt: skip
+    grown = MixtralForCausalLM(config).to(model.dtype).eval()
+    state = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in grown.named_parameters():
+            if name in state:
+                p.copy_(state[name])
+                continue
+            mlp = name.partition("mlp.")[0] + "mlp."
+            if "gate_up_proj" in name:
+                both = [state[f"{mlp}{half}_proj.weight"] for half in ("gate", "up")]
+                p.copy_(torch.cat(both).expand_as(p))
+            elif "down_proj" in name:
+                p.copy_(state[f"{mlp}down_proj.weight"].expand_as(p))
+            else:
+                p.normal_(generator=torch.Generator().manual_seed(0))
+    return grown
+
+
 # what each does not claim, as `growproof check --without`
 WITHOUT: dict[str, tuple[str, ...]] = {
     "hypercloning": ("stablelm", "head_dim", "layers", "zero_padding"),
     "lemon": ("head_dim", "zero_padding"),
+    "net2net": ("hidden", "heads", "groups", "head_dim", "zero_padding"),
+    "llama_pro": ("hidden", "heads", "groups", "head_dim", "mlp"),
+    "passthrough": ("hidden", "heads", "groups", "head_dim", "mlp", "zero_padding"),
     "article": ("llama", "gqa", "heads"),
     "article_mended": ("llama", "gqa", "heads"),
-    "llama_pro": ("hidden", "heads", "groups", "head_dim", "mlp"),
+    "fms_head_dim": ("hidden", "heads", "groups", "mlp", "layers"),
+    "qwen_mlp": ("hidden", "heads", "groups", "head_dim", "layers"),
+    "kv_replication": ("hidden", "heads", "head_dim", "mlp", "layers", "zero_padding"),
 }
+# the families that they are for, where these are not the usual ones
+FAMILIES = {"fms_head_dim": "granite", "qwen_mlp": "qwen2,llama"}

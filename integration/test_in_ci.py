@@ -15,7 +15,6 @@ from growproof.cli import main
 
 from properties.errors import report, samples, storage
 from properties.errors.ledger import Failure, Tally
-from properties.errors.verdict import Report
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = "hidden,heads,groups,head_dim,layers"
@@ -66,7 +65,7 @@ def test_the_script_passes_a_right_grower_and_catches_1e_6(project: Path) -> Non
     assert "examplegrow:grow conforms" in done.stdout
     badge = json.loads((project / "growproof-badge.json").read_text())
     assert badge == {
-        "schemaVersion": 1, "label": "growproof", "message": "zero_padding",
+        "schemaVersion": 1, "label": "growproof (in part)", "message": "zero_padding",
         "color": "brightgreen",
     }  # fmt: skip
     grower = project / "examplegrow.py"
@@ -91,12 +90,16 @@ def test_the_action_runs_what_it_says(project: Path) -> None:
     judge = next(s for s in action["runs"]["steps"] if s["name"] == "judge")
     wired = {value.split(".")[1].split(" ")[0] for value in judge["env"].values()}
     assert wired == action["inputs"].keys()
-    summary = project / "action.md"
+    summary, output = project / "action.md", project / "action.out"
+    outputs = {v["value"].split(".")[3].strip(" }") for v in action["outputs"].values()}
+    assert outputs == {"verdict", "score"}
     source = str(ROOT / "integration" / "llama")
-    given = dict.fromkeys(judge["env"], "") | {"GITHUB_STEP_SUMMARY": str(summary)}
+    given = dict.fromkeys(judge["env"], "")
+    given |= {"GITHUB_STEP_SUMMARY": str(summary), "GITHUB_OUTPUT": str(output)}
     same = sh(judge["run"], project, SOURCE=source, DESTINATION=source, **drop(given))
     assert same.returncode == 0, same.stdout + same.stderr
     assert "the same function" in summary.read_text().lower()
+    assert "verdict=The same function" in output.read_text()
     unreadable = f"growproof() {{ echo no model; return 4; }}\n{judge['run']}"
     done = sh(unreadable, project, SOURCE=source, DESTINATION=source, **drop(given))
     assert done.returncode == 4
@@ -104,6 +107,8 @@ def test_the_action_runs_what_it_says(project: Path) -> None:
     check = sh(f"growproof() {{ echo \"$@\"; }}\n{judge['run']}", project,
                **given | {"GROWER": "a:b", "FAMILY": "llama", "PROMISES": "x or y"})  # fmt: skip
     assert check.stdout.startswith("check a:b --isolate --family=llama -m x or y ")
+    assert "--score growproof-score.json --sign" in check.stdout
+    assert output.read_text().endswith("verdict=no verdict\n")
 
 
 def drop(given: dict[str, str]) -> dict[str, str]:
@@ -128,8 +133,9 @@ def test_what_is_annotated() -> None:
         Failure(law="eps", cause="5 % off\nhere", repeat="growproof x")
     ]
     book.run.score = [Tally(promise="lossless", family="llama", axis="mlp", failed=1)]
-    found = Report(ledger=book)
-    assert report.annotated(found) == [
+    assert report.annotated(book) == [
         "::error title=growproof eps::5 %25 off here Repeat: growproof x"
     ]
-    assert json.loads(report.badge(found))["message"] == "violates lossless"
+    assert (
+        json.loads(report.badge(True, book.run.score))["message"] == "violates lossless"
+    )

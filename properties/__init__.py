@@ -1,4 +1,4 @@
 """The suite, in rooms of one subject each. Arrows run one way, to the right:
 
-power, certify → gate → growers → laws → errors → growproof; proofs stand by themselves.
+score → power, certify → gate → growers → laws → errors → growproof; proofs stand by themselves.
 """

@@ -128,6 +128,31 @@ class Lines:
     y_name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of a grid; kind: a class of the style, e.g. "kept"."""
+
+    text: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A table of a grid: its columns, and rows of a label and a cell for each."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Tables of coloured cells."""
+
+    parts: Sequence[Part]
+    kinds: Sequence[tuple[str, str]] = ()  # the legend: kind, what it is
+
+
 def budgets(rows: Sequence[tuple[Record, str]]) -> Bars | None:
     """How much of its budget each record uses: 7 of 6 is just beyond the line."""
     used = [r.ratio / r.budget for r, _ in rows if r.budget]

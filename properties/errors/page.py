@@ -8,30 +8,21 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from .charts import Bars
-from .sections import sections, summary
+from .charts import Bars, Grid
+from .sections import Page
 from .text import shortened, side
-from .verdict import Report
 
 OPEN, ROWS = 12, 60  # of a list: how many stand open, and how many there are at all
 
 
-def page(report: Report) -> str:
+def page(shown: Page) -> str:
     """The page; its policy forbids the browser every request and every script."""
-    (_, verdict), *facts = summary(report)
-    return TEMPLATE.render(
-        failed=report.failed,
-        verdict=verdict,
-        facts=facts,
-        sections=sections(report),
-        open=OPEN,
-        most=ROWS,
-    ).lstrip()
+    return TEMPLATE.render(shown=shown, open=OPEN, most=ROWS).lstrip()
 
 
 def breakable(text: str) -> Markup:
-    """Text that may break inside a name."""
-    return Markup(re.sub(r"([_.=/])", r"\1<wbr>", str(escape(text))))
+    """Text that may break inside a name, and not inside a number."""
+    return Markup(re.sub(r"([_=/]|\.(?!\d))", r"\1<wbr>", str(escape(text))))
 
 
 ENVIRONMENT = jinja2.Environment(
@@ -43,5 +34,6 @@ ENVIRONMENT = jinja2.Environment(
 )
 ENVIRONMENT.filters |= {"breakable": breakable, "shortened": shortened}
 ENVIRONMENT.tests["bars"] = lambda chart: isinstance(chart, Bars)
+ENVIRONMENT.tests["grid"] = lambda chart: isinstance(chart, Grid)
 ENVIRONMENT.globals["side"] = side
 TEMPLATE = ENVIRONMENT.get_template("page.html.jinja")

@@ -1,4 +1,4 @@
-"""What a report shows, in order: tables and charts, for the text forms and the page.
+"""What a report shows, in order: tables and charts, for every form of it.
 
 The verdict and the failures come first, then the comparison, then what was measured.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import charts
-from .charts import Bars, Lines
+from .charts import Bars, Grid, Lines
 from .ledger import Failure, Key, Record
 from .verdict import Report
 
@@ -26,7 +26,10 @@ UNIT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A chart, a table, or with `stacked` a list whose first two columns are its heads."""
+    """A chart, a table, or with `stacked` a list whose first two columns are its heads.
+
+    scripts: (name, text) of files that belong to it.
+    """
 
     title: str
     note: str
@@ -35,7 +38,8 @@ class Section:
     limit: int = 30
     stacked: bool = False
     opened: bool = False  # in Markdown, where sections are folded
-    chart: Bars | Lines | None = None
+    chart: Bars | Grid | Lines | None = None
+    scripts: Sequence[tuple[str, str]] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -43,9 +47,27 @@ class Section:
         return self.header.split()
 
 
-def sections(report: Report) -> list[Section]:
-    """Those that have something to say."""
-    return [s for make in MAKERS if (s := make(report)).rows or s.chart]
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """What is rendered: a verdict, facts as name and value, and sections."""
+
+    heading: str
+    verdict: str
+    failed: bool
+    facts: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+
+
+def page_of(report: Report) -> Page:
+    """The page of a run: the sections that have something to say."""
+    (_, verdict), *facts = summary(report)
+    return Page(
+        heading="growproof report",
+        verdict=verdict,
+        failed=report.failed,
+        facts=facts,
+        sections=[s for make in MAKERS if (s := make(report)).rows or s.chart],
+    )
 
 
 def summary(report: Report) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The page's own tests: what it draws, and that it does so in a real browser."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from .comparison import compare
 from .ledger import Failure
 from .page import page
 from .samples import book, comparison, laddered
+from .sections import Section, page_of
 from .verdict import Report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -29,6 +31,7 @@ overflow: document.documentElement.scrollWidth - document.documentElement.client
 width: innerWidth,
 lines: document.querySelectorAll("svg path.line").length,
 bars: [...document.querySelectorAll(".bar i")].map(e => e.clientWidth),
+cells: document.querySelectorAll(".grid td.kept").length,
 background: getComputedStyle(document.body).backgroundColor,
 text: getComputedStyle(document.querySelector("h2")).color})), 300))</script>"""
 
@@ -40,7 +43,20 @@ def html(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     now, base = laddered(0.9), laddered()
     old = laddered(created="2025-12-30T00:00:00+00:00")
     changes = compare(base, now)
-    return page(Report(ledger=now, base=base, changes=changes, history=[old]))
+    made = page_of(Report(ledger=now, base=base, changes=changes, history=[old]))
+    return page(dataclasses.replace(made, sections=[*made.sections, wide()]))
+
+
+def wide() -> Section:
+    """A grid over seven axes of three families, and a script of a long line."""
+    columns = ("all", "hidden", "heads", "groups", "head_dim", "mlp", "layers")
+    cells = [charts.Cell(text="✓ 12", kind="kept") for _ in columns]
+    rows = [
+        (f"{family} certified", cells) for family in ("llama", "gemma3_text", "phi")
+    ]
+    grid = charts.Grid(parts=[charts.Part(name="lossless", columns=columns, rows=rows)])
+    script = ("repeat.py", f"CASE = {200 * 'x'!r}\n<script>nope()</script>\n")
+    return Section(title="What was kept", note="", chart=grid, scripts=[script])
 
 
 def browse(text: str, *, dark: bool, width: int) -> tuple[dict[str, object], list[str]]:
@@ -72,6 +88,7 @@ def test_page_works_in_a_browser_in_both_themes_and_on_a_phone(html: str) -> Non
         assert said == []
         assert facts["requests"] == []
         assert (facts["width"], facts["overflow"]) == (width, 0)
+        assert facts["cells"] == 3 * 7
         assert facts["lines"] == 4 + 5, "layers and trend"
         bars = facts["bars"]
         assert isinstance(bars, list)
@@ -115,7 +132,7 @@ def test_a_page_of_thousands_of_failures_is_under_300_kb() -> None:
         for i, case in enumerate(cases)
     ]
     changes = compare(book(), now)
-    text = page(Report(ledger=now, base=book(), changes=changes))
+    text = page(page_of(Report(ledger=now, base=book(), changes=changes)))
     assert len(text.encode()) < 300_000
     assert "3000 of 3000 tests failed" in text
     assert "law_<wbr>0" in text

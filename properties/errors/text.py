@@ -14,18 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from .comparison import FAILING
-from .sections import Section, sections, summary
-from .verdict import Report
+from .sections import Page, Section
 
 LONGEST = 400  # characters of a cell
 
 
-def terminal(report: Report, console: Console) -> None:
-    """Print the report, the verdict first."""
-    for name, value in summary(report):
-        red = report.failed and name == "verdict"
+def terminal(page: Page, console: Console) -> None:
+    """Print the page, the verdict first."""
+    for name, value in (("verdict", page.verdict), *page.facts):
+        red = page.failed and name == "verdict"
         console.print(Text(f"{name + ':':<16}{value}", "bold red" if red else ""))
-    for section in sections(report):
+    for section in page.sections:
         if section.rows:
             _print(section, console)
 
@@ -77,13 +76,12 @@ def shortened(text: str) -> str:
     )
 
 
-def markdown(report: Report) -> str:
+def markdown(page: Page) -> str:
     """Fits a pull-request comment: the changes open, everything else folded."""
-    badge = "❌" if report.failed else "✅"
-    (_, verdict), *facts = summary(report)
-    lines = [f"### {badge} {_md(verdict)}", ""]
-    lines += [f"- **{name}**: {_md(value)}" for name, value in facts]
-    for section in sections(report):
+    badge = "❌" if page.failed else "✅"
+    lines = [f"### {badge} {_md(page.verdict)}", ""]
+    lines += [f"- **{name}**: {_md(value)}" for name, value in page.facts]
+    for section in page.sections:
         lines += _details(section) if section.rows else []
     return "\n".join(lines) + "\n"
 
@@ -97,8 +95,18 @@ def _details(section: Section) -> list[str]:
         section.note, "", "|" + "|".join(section.columns) + "|",
         "|" + "---|" * len(section.columns),
         *("|" + "|".join(_md(shortened(c)) for c in row) + "|" for row in shown),
-        *([f"\nand {more} more"] if more > 0 else []), "", "</details>",
+        *([f"\nand {more} more"] if more > 0 else []),
+        *(line for name, text in section.scripts for line in _script(name, text)),
+        "", "</details>",
     ]  # fmt: skip
+
+
+def _script(name: str, text: str) -> list[str]:
+    """A file as a block to unfold; its fence is longer than any that it holds."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return ["", f"<details><summary><code>{html.escape(name)}</code></summary>", "",
+            f"{fence}python", text.rstrip("\n"), fence, "", "</details>"]  # fmt: skip
 
 
 def _md(text: str) -> str:

@@ -36,6 +36,7 @@ the grower
 the laws
   -m PROMISE               PROMISES
   -k WORD                  laws whose name has the word
+  --edition YEAR           the laws of an edition (2027) and no other
   -n 2                     in two processes (needs pytest-xdist)
   --hypothesis-profile thorough   1000 random examples a law (default: quick, 12)
 what is expected
@@ -43,6 +44,8 @@ what is expected
   --write-xfails FILE      write this run's failures as such a file
 what is kept
   --repro-dir DIR          a script for each failure: python DIR/repeat_LAW.py
+  --score FILE             what this run says of the grower, for `growproof report`
+  --sign                   with a digest, for `growproof report --check FILE`
   --errors-save FILE       the errors of this run, as JSON
   --errors-compare FILE    fail where errors grew since that run
   --errors-fail RATIO      by how much they must have grown (default: 2)
@@ -56,7 +59,7 @@ OURS = re.findall(r"--[a-z-]+", HELP)
 TAKES_NEXT = (
     "-k", "-m", "-n", "-p", "-c", "-o", "-r", "-W", "--family", "--with", "--without", "--xfails",
     "--write-xfails", "--repro-dir", "--errors-save", "--errors-compare", "--junitxml",
-    "--errors-fail", "--errors-accept", "--grower", "--grower-command", "--durations",
+    "--errors-fail", "--errors-accept", "--score", "--edition", "--grower", "--grower-command", "--durations",
     "--grower-timeout", "--hypothesis-profile", "--hypothesis-seed", "--tb", "--maxfail",
     "--deselect", "--ignore", "--rootdir", "--basetemp", "--log-file",
 )  # fmt: skip

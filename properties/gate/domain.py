@@ -15,6 +15,7 @@ FEATURES = (
     *(p.name for p in PROMISES.values() if not p.asked_for),
 )
 MORE = (*known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
+OURS = "tests of growproof itself"  # what no other grower is asked
 SPELLINGS = {name: axis for axis, name in CONFIG_NAME.items()}
 
 

@@ -227,12 +227,9 @@ if __name__ == "__main__":
 '''
 
 
-def write_script(folder: Path, item: Item, example: Example, judged: Judged) -> Path:
-    """repeat_LAW.py in the folder: the law that failed, on the example that failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"\W+", "_", item.name.removeprefix("test_")).strip("_")
-    path = folder / f"repeat_{name}.py"
-    text = SCRIPT.format(
+def script(folder: Path, item: Item, example: Example, judged: Judged) -> str:
+    """A program to be kept in the folder: the law that failed, on the example that did."""
+    return SCRIPT.format(
         sentence=item.law.sentence.replace("\\", "\\\\"),
         folder=os.path.relpath(Path.cwd(), folder.resolve()),
         grower=judged.grower.name,
@@ -240,5 +237,12 @@ def write_script(folder: Path, item: Item, example: Example, judged: Judged) -> 
         test=item.name,
         example=pprint.pformat(examples.to_json(example), width=84, sort_dicts=False),
     )
-    path.write_text(text, encoding="utf-8")
+
+
+def write_script(folder: Path, item: Item, example: Example, judged: Judged) -> Path:
+    """repeat_LAW.py in the folder: the law that failed, on the example that failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "_", item.name.removeprefix("test_")).strip("_")
+    path = folder / f"repeat_{name}.py"
+    path.write_text(script(folder, item, example, judged), encoding="utf-8")
     return path

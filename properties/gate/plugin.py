@@ -34,7 +34,7 @@ from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile, smallest
 from ..laws.world import kept
 from . import findings, guarded, score, verdict, xfails
-from .domain import FEATURES, MORE, UnknownName, narrow
+from .domain import FEATURES, MORE, OURS, UnknownName, narrow
 from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
 
@@ -208,6 +208,7 @@ class Gate:
         self.deselected: Counter[str] = Counter()
         self.nothing: str | None = None
         self.session: pytest.Session | None = None
+        self.scripted = False  # whether each failure carries the script that repeats it
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
         self.findings: list[dict[str, Any]] = []
@@ -282,7 +283,7 @@ class Gate:
         """The feature for want of which an item is not run."""
         law = law_of(getattr(item, "function", None))
         if not self.is_reference and (law is None or law.promise is reference):
-            return "tests of growproof itself"
+            return OURS
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
         needed |= {p for p in PROMISES if item.get_closest_marker(p)}
         for promise in PROMISES.values():
@@ -348,6 +349,8 @@ class Gate:
                 Path(self.option.repro_dir), item_of, example, self.judged
             )
             found["repeat"] = f"python {path}"
+        if item_of and example.get("case") and self.scripted:
+            found["script"] = findings.script(Path(), item_of, example, self.judged)
         found["test"] = item.name
         told = {
             "reason": found["message"], "cause": findings.cause(found),
@@ -443,17 +446,22 @@ class Gate:
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.worker or reporter is None or self.config.option.collectonly:
             return
+        if said := self.sentence():
+            reporter.write_line(said)
+
+    def sentence(self) -> str:
+        """What the run says of the grower; "" where it says nothing of it."""
         stats, name = self.stats(), self.chosen.name
         if self.nothing:
-            reporter.write_line(self.nothing)
-        elif self.findings:
-            reporter.write_line(verdict.violated(name, self.findings))
-        elif self.outdated:
-            reporter.write_line(f"{name}: its expected failures are out of date")
-        elif stats.get("passed") and not (stats.get("failed") or stats.get("error")):
-            told = (dict(r.user_properties) for r in stats["passed"])
-            promises = {str(found.get("promise", "")) for found in told}
-            reporter.write_line(verdict.conforms(name, promises))
+            return self.nothing
+        if self.findings:
+            return verdict.violated(name, self.findings)
+        if self.outdated:
+            return f"{name}: its expected failures are out of date"
+        if not stats.get("passed") or stats.get("failed") or stats.get("error"):
+            return ""
+        told = (dict(r.user_properties) for r in stats["passed"])
+        return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
 
 
 class StaleXfail(pytest.Item):

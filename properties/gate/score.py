@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -82,15 +83,22 @@ def column(report: Any, outcome: str) -> str:
 Key = tuple[str, str, str]  # promise, family, axis
 
 
-def rows(stats: dict[str, list[Any]]) -> dict[Key, list[tuple[str, dict[str, Any]]]]:
-    """promise, family, axis → (column, properties) of every report, in order."""
-    found: dict[Key, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+def scored(
+    stats: dict[str, list[Any]],
+) -> Iterator[tuple[str, dict[str, Any], pytest.TestReport]]:
+    """(column, properties, report) of every report that is counted."""
     for outcome in ("passed", "failed", "error", "xfailed", "skipped"):
         for report in stats.get(outcome, []):
             told = dict(getattr(report, "user_properties", ()))
             if told.get("promise"):
-                key = (told["promise"], told["family"], told["axis"])
-                found[key].append((column(report, outcome), told))
+                yield column(report, outcome), told, report
+
+
+def rows(stats: dict[str, list[Any]]) -> dict[Key, list[tuple[str, dict[str, Any]]]]:
+    """promise, family, axis → (column, properties) of every report, in order."""
+    found: dict[Key, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for name, told, _ in scored(stats):
+        found[told["promise"], told["family"], told["axis"]].append((name, told))
     return dict(sorted(found.items()))
 
 

@@ -40,7 +40,7 @@ def test_help_names_every_option_and_feature(
     ours = [
         name
         for group in pytestconfig._parser._groups
-        if group.name in ("growproof", "growproof errors")
+        if group.name in ("growproof", "growproof errors", "growproof score")
         for option in group.options
         for name in option.names()
     ]

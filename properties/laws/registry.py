@@ -1,4 +1,4 @@
-"""A law is declared once, at its own test: promise, claim, proof, budget, tier, name.
+"""A law is declared once, at its own test: promise, claim, proof, budget, tier, version.
 
     @law(zero_padding, claim=claims.LINEAR, proof="linear_padded", budget="block")
     @given(case=cases())
@@ -52,7 +52,8 @@ class Law:
 
     proof: the main theorems that prove it of the reference. tier: how far the test's own
     yes reaches. needs: what a grower must claim besides the promise. over: the argument
-    names and values that pytest goes through.
+    names and values that pytest goes through. version: raised where it asks for
+    something else than before; editions name it.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Law:
     needs: tuple[str, ...]
     over: Mapping[str, Sequence[str]]
     test: Test
+    version: int = 1
 
     @property
     def sentence(self) -> str:
@@ -130,6 +132,7 @@ def law(
     budget: Budget | None = None,
     tier: Tier = "sampled",
     needs: tuple[str, ...] = (),
+    version: int = 1,
     **over: Sequence[str],
 ) -> Callable[[Test], Test]:
     """Declare the test to be a law: the outermost decorator, as above.
@@ -142,6 +145,7 @@ def law(
             name=test.__name__.removeprefix("test_"),
             promise=promise, claim=claim, budget=budget, tier=tier, needs=needs,
             proof=(proof,) if isinstance(proof, str) else proof, over=over, test=test,
+            version=version,
         )  # fmt: skip
         other = LAWS.setdefault(this.name, this)
         if other is not this:

@@ -51,7 +51,10 @@ class Artefact:
             (ROOT / self.folder / self.stdout).write_text(printed, encoding="utf-8")
 
 
-PAGES = ("article", "article_mended", "hypercloning", "lemon", "llama_pro")
+OTHERS = (
+    "article", "article_mended", "fms_head_dim", "hypercloning", "kv_replication", "lemon",
+    "llama_pro", "net2net", "passthrough", "qwen_mlp", "sparse_upcycling",
+)  # fmt: skip
 ARTEFACTS: dict[str, Artefact] = {
     "assumptions": Artefact(
         ("properties/proofs/assumptions.expected",),
@@ -68,8 +71,12 @@ ARTEFACTS: dict[str, Artefact] = {
         ("integration/results/ladder-cpu.json", "integration/results/ladder-cpu.svg"),
         ("python -m integration.ladder --write",), minutes=10),
     "gallery": Artefact(
-        tuple(f"integration/results/others/{name}.txt" for name in PAGES),
-        ("python -m integration.test_others",), minutes=10),
+        ("integration/results/others/README.md",
+         *(f"integration/results/others/{name}.json" for name in OTHERS)),
+        ("python -m integration.gallery",), minutes=20),
+    "edition": Artefact(
+        ("properties/score/editions.json",), ("python -m properties.score.edition",),
+        minutes=1),
     "families": Artefact(
         ("properties/power/families.json",), ("python -m properties.power.families",),
         minutes=1),

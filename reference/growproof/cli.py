@@ -24,7 +24,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 FORWARDED = {
     "power": ("power.detection", "which laws reject which known-bad growers"),
     "certify": ("certify.command", "a growth, certified for all weights"),
-    "report": ("errors.report", "the page of the last runs"),
+    "report": ("score.report", "the page of a run, or its score"),
     "refresh": ("power.refresh", "in a checkout: what is committed, made anew"),
 }
 
@@ -248,7 +248,7 @@ def check(arguments: Sequence[str]) -> int:
         "-c",
         str(ini),
         "-p",
-        f"{prefix}.gate.plugin",
+        f"{prefix}.score.plugin",
         "-p",
         "no:benchmark",
     ]

@@ -16,12 +16,13 @@ SCRIPT = """\
 cd "$(dirname "$0")" || exit 4
 baseline=
 [ -f growproof-baseline.json ] && baseline=--errors-compare=growproof-baseline.json
-rm -f growproof-errors.json growproof-report.*
+rm -f growproof-errors.json growproof-score.json growproof-report.*
 code=0
 growproof check {words} --isolate --xfails growproof-xfails.txt $baseline \\
-  --errors-save growproof-errors.json --junitxml growproof-junit.xml "$@" || code=$?
-if [ -f growproof-errors.json ]; then
-  growproof report growproof-errors.json --html growproof-report.html \\
+  --errors-save growproof-errors.json --score growproof-score.json --sign \\
+  --junitxml growproof-junit.xml "$@" || code=$?
+if [ -f growproof-score.json ]; then
+  growproof report growproof-score.json --html growproof-report.html \\
     --markdown growproof-report.md --badge growproof-badge.json \\
     ${{GITHUB_ACTIONS:+--annotations}} > growproof-report.txt || true
   grep '^::' growproof-report.txt

@@ -16,4 +16,4 @@ def pytest_load_initial_conftests(early_config: Any, args: list[str]) -> None:
     """Load the gate where the installed laws are among the arguments."""
     places = (word.split("::")[0] for word in args)
     if any(place == LAWS or place.startswith(f"{LAWS}.") for place in places):
-        early_config.pluginmanager.import_plugin(f"{LAWS}.gate.plugin")
+        early_config.pluginmanager.import_plugin(f"{LAWS}.score.plugin")
