@@ -33,6 +33,7 @@ LAYER_NORM = Claim(
 )  # fmt: skip
 LANES = Claim("Embedding and head are padded; every new lane of every tap is zero")
 DEPTH = Claim("Added layers are silent, wherever they lie")
+VOCABULARY = Claim("New tokens change no old logit, and are never chosen")
 LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
 TIED = Claim(
     "The decoder of the theorems is the clone: the same integers on random models",
