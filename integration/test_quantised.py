@@ -349,7 +349,9 @@ def code(x: dict[str, Tensor]) -> None:
 
 def scale(x: dict[str, Tensor]) -> None:
     """One group's scale in the next place."""
-    x["scales"][0, 0] = torch.nextafter(x["scales"][0, 0].float(), torch.tensor(9.0)) * 2
+    x["scales"][0, 0] = (
+        torch.nextafter(x["scales"][0, 0].float(), torch.tensor(9.0)) * 2
+    )
 
 
 def zero(x: dict[str, Tensor]) -> None:

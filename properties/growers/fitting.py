@@ -38,14 +38,18 @@ def everywhere(config: Any, target: Mapping[str, int]) -> Options:
 def in_blocks(config: Any, target: Mapping[str, int]) -> Options:
     """The MLP spread over as many as four blocks, where old and new one part into them."""
     growth = plan_model(config, target)
-    sizes = [getattr(d, n) for d in (growth.old, growth.new) for n in ("mlp", "expert_mlp")]
+    sizes = [
+        getattr(d, n) for d in (growth.old, growth.new) for n in ("mlp", "expert_mlp")
+    ]
     fits = [n for n in (4, 3, 2) if not any(size % n for size in sizes)]
     return {"spread": fits[0] if fits else 1}
 
 
 def otherwise(growth: Growth, old: State, **policies: Any) -> State:
     """What the same growth would make of the weights under other policies."""
-    return grow_state(old, replace(growth, policies=replace(growth.policies, **policies)))
+    return grow_state(
+        old, replace(growth, policies=replace(growth.policies, **policies))
+    )
 
 
 # --- key/value heads repeated, query heads dealt out ----------------------------------
@@ -135,7 +139,11 @@ def zeros_inside(new: State, old: State, growth: Growth) -> None:
     """The last old neuron of each block behind the block's zeros."""
     for name, w in new.items():
         if on(NEURONS, name) and name in old:
-            dim = w.ndim - 1 if on(r"(expert_)?down\.weight", name) else max(0, w.ndim - 2)
+            dim = (
+                w.ndim - 1
+                if on(r"(expert_)?down\.weight", name)
+                else max(0, w.ndim - 2)
+            )
             n, n_new = (x.shape[dim] // growth.policies.spread for x in (old[name], w))
             order = torch.tensor([*range(n - 1), *range(n, n_new), n - 1])
             blocks = w.unflatten(dim, (-1, n_new)).index_select(dim + 1, order)
@@ -166,7 +174,9 @@ def rows_inside(new: State, old: State, growth: Growth) -> None:
     """New rows of embedding and head before the last old one."""
     n, n_new = growth.old.vocab, growth.new.vocab
     order = torch.tensor([*range(n - 1), *range(n, n_new), n - 1])
-    new.update({name: w[order].clone() for name, w in new.items() if on("embed|head", name)})
+    new.update(
+        {name: w[order].clone() for name, w in new.items() if on("embed|head", name)}
+    )
 
 
 def drawn(pattern: str, *, old_too: bool) -> Callable[[State, State, Growth], None]:
@@ -177,7 +187,9 @@ def drawn(pattern: str, *, old_too: bool) -> Callable[[State, State, Growth], No
         for name, w in new.items():
             if growth.new.vocab > growth.old.vocab and on(pattern, name):
                 rows = w[0 if old_too else growth.old.vocab :]
-                draws = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
+                draws = torch.randn(
+                    rows.shape, generator=generator, dtype=torch.float64
+                )
                 rows.copy_(draws)
 
     return edit

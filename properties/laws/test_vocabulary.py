@@ -50,9 +50,7 @@ def test_old_tokens_keep_their_logits(grower, case: Case) -> None:
     )  # fmt: skip
 
 
-@law(
-    zero_padding, claim=claims.VOCABULARY, proof="vocabulary_rows", needs=("vocab",)
-)
+@law(zero_padding, claim=claims.VOCABULARY, proof="vocabulary_rows", needs=("vocab",))
 @fewer(2)
 @given(case=cases(vocab="alone"))
 def test_old_logits_stay_bit_for_bit(grower, case: Case) -> None:
@@ -93,7 +91,9 @@ def test_new_tokens_keep_to_old_lanes(grower, case: Case) -> None:
     for tap, x in forward(grown.decoder, grown.state, ids).items():
         if tap.endswith(("embedding", "residual")) and x[..., d.hidden :].any():
             raise Violation(
-                f"{tap} of a new token must be zero in its new lanes", tap=tap, case=case
+                f"{tap} of a new token must be zero in its new lanes",
+                tap=tap,
+                case=case,
             )
 
 
