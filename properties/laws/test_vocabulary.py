@@ -30,7 +30,7 @@ def old_logits(grown: Grown) -> Tensor:
 
 
 @law(
-    lossless, claim=claims.VOCABULARY, proof="vocabulary_padded", budget="decoder",
+    lossless, claim=claims.VOCABULARY, proof="vocabulary_rows", budget="decoder",
     needs=("vocab",),
 )  # fmt: skip
 @fewer(2)
@@ -50,7 +50,7 @@ def test_old_tokens_keep_their_logits(grower, case: Case) -> None:
     )  # fmt: skip
 
 
-@law(zero_padding, claim=claims.VOCABULARY, proof="vocabulary_rows", needs=("vocab",))
+@law(zero_padding, claim=claims.VOCABULARY, needs=("vocab",))
 @fewer(2)
 @given(case=cases(vocab="alone"))
 def test_old_logits_stay_bit_for_bit(grower, case: Case) -> None:
@@ -115,7 +115,7 @@ def loaded(model: Any) -> Any:
         return quietly(load, folder, dtype="auto", attn_implementation="eager")
 
 
-@law(lossless, claim=claims.VOCABULARY, needs=("vocab",))
+@law(lossless, claim=claims.VOCABULARY, proof="vocabulary_new", needs=("vocab",))
 @fewer(2)
 @given(
     case=cases(vocab="too", max_tokens=4), saved=st.booleans(),
