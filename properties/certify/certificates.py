@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from .recovery import Map, State, recover
 from .runs import Run, eager, evaluated, exact_buffers, runs
-from .witness import WITNESS, parted, witness
+from .witness import WITNESS, logits, parted, witness
 
 Grower = Callable[[Any, Mapping[str, int]], Any]
 Verdict = Literal["certified", "refused", "undecided", "declined"]
@@ -214,8 +214,35 @@ def judge(
     found["assumed"] += [lost] if lost else []
     plan = runs(config, config.vocab_size)
     with eager(*olds, *news, *([twin] if twin else [])):
+        if heard := chosen(news, config.vocab_size, plan[0], found):
+            return "refused", heard
         why = differing(olds[0], (news[0], news[-1]), twin, entries, plan, seed, found)
         return concluded(olds, news, twin, plan, config.vocab_size, why, found)
+
+
+def chosen(news: Sequence[Any], vocab: int, run: Run, found: dict[str, Any]) -> str:
+    """The new token that generate() may choose, in words; empty where there is none.
+
+    None may that is suppressed, or whose probability is 0 with all weights of the runs.
+    """
+    left = {*range(vocab, news[0].config.vocab_size)}
+    left -= {*(news[0].generation_config.suppress_tokens or ())}
+    if not left:
+        return ""
+    found["assumed"].append(
+        "A new token that is not suppressed is never chosen: as here."
+    )
+    for new in news:
+        try:
+            chances = logits(new, run).softmax(-1)[..., sorted(left)]
+        except Exception:  # a model that does not run is refused with its reason
+            return ""
+        if chances.numel() and chances.any():
+            return (
+                f"generate() may choose the new token {min(left)}: it has a probability of "
+                f"{float(chances.max()):.1e}, and suppress_tokens leaves it out."
+            )
+    return ""
 
 
 def concluded(

@@ -17,17 +17,21 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
-from ..laws.domain import CORE, needed
+from ..laws.domain import CORE, EXTRAS, needed
 from .certificates import Certificate, Grower, certify
 
 
 class Case(NamedTuple):
-    """A growth of the built-in set: a config's fields, and the sizes it grows to."""
+    """A growth of the built-in set: a config's fields, and the sizes it grows to.
+
+    asks: what a grower must claim for it beyond what the sizes show.
+    """
 
     name: str
     family: str
     fields: Mapping[str, Any]
     target: Mapping[str, int]
+    asks: tuple[str, ...] = ()
 
 
 TINY: dict[str, dict[str, Any]] = {
@@ -63,7 +67,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "qwen3_moe": EXPERTS | {"num_experts": 4, "moe_intermediate_size": 10, "head_dim": 8},
 }  # fmt: skip
 FAMILIES = TINY | {family: SMALL | fields for family, fields in OTHERS.items()}
-SIZES = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"))  # fmt: skip
+SIZES = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"))  # fmt: skip
 # per family: an axis, its sizes by the order of SIZES (None: as it was)
 AXES: dict[str, dict[str, tuple[int | None, ...]]] = {
     "llama": {
@@ -107,18 +111,39 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, Any], dict[str, int]]]] = {
         "odd head_dim": ({"hidden_size": 20}, {"hidden_size": 42}),
     },
 }
+# ways of fitting a model to hardware: base, sizes, and what a grower must ask for
+DEALT = {"num_attention_heads": 8, "num_key_value_heads": 4}
+WAYS: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], tuple[str, ...]]]] = {
+    "llama": {
+        "repeated": ({}, {"num_key_value_heads": 4}, ("dealt",)),
+        "all, dealt": (
+            {"hidden_size": 12, "num_attention_heads": 6},
+            {"hidden_size": 16, "head_dim": 6, **DEALT}, ("dealt",)),
+        "all, between": ({}, {"head_dim": 8}, ()),
+        "all, vocabulary": ({}, {"vocab_size": 16}, ("vocab",)),
+        "vocabulary, tied": ({"tie_word_embeddings": True}, {"vocab_size": 16}, ("vocab",)),
+    },
+    "stablelm": {
+        "repeated": ({}, {"num_key_value_heads": 4}, ("dealt",)),
+        "all, dealt": (
+            {"hidden_size": 24, "num_attention_heads": 6}, {"hidden_size": 48, **DEALT},
+            ("dealt",)),
+        "all, vocabulary": ({}, {"vocab_size": 16}, ("vocab",)),
+    },
+}  # fmt: skip
 
 
 def needs(case: Case) -> set[str]:
     """The features that a grower must claim for this growth to be its business."""
     known = case.family in TINY
-    return (
-        set(needed(case.family, case.fields, case.target)) if known else {case.family}
-    )
+    shown = needed(case.family, case.fields, case.target) if known else {case.family}
+    return {*shown, *case.asks}
 
 
 def cases() -> list[Case]:
-    """For Llama and StableLm, which grow in every direction: each family and axis alone, all together, and all together for each variant."""
+    """For Llama and StableLm, which grow in every direction: each family and axis alone,
+    all together, and all together for each variant; then the ways to fit hardware.
+    """
     found = []
     for family, axes in AXES.items():
         for axis, sizes in axes.items():
@@ -128,6 +153,10 @@ def cases() -> list[Case]:
         for name, (fields, target) in VARIANTS[family].items():
             base = TINY[family] | fields
             found.append(Case(f"all, {name}", family, base, {**everything, **target}))
+        for name, (fields, target, asks) in WAYS[family].items():
+            more = everything if name.startswith("all") else {}
+            target = {**more, **target}
+            found.append(Case(name, family, TINY[family] | fields, target, asks))
     return found
 
 
@@ -157,6 +186,11 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         "--without", metavar="FEATURE", action="append", default=[], choices=sorted(CORE),
         help="leave out the growths that need it (repeatable): " + ", ".join(sorted(CORE)),
     )  # fmt: skip
+    usage.add_argument(
+        "--with", metavar="FEATURE", action="append", default=[], choices=EXTRAS,
+        dest="claimed", help="what the grower claims besides (repeatable; of "
+        f"{DEFAULT}, all): {', '.join(EXTRAS)}",
+    )  # fmt: skip
     pairs: dict[str, Any] = {"nargs": "+", "action": "extend", "type": assignment}
     for name, text in (
         ("--shape", "fields of the config to grow, over a tiny one: hidden_size=24"),
@@ -165,11 +199,12 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         usage.add_argument(name, metavar="NAME=VALUE", default=[], help=text, **pairs)
     usage.add_argument("--json", metavar="FILE", type=Path, help="write certificates")
     options = usage.parse_args(argv)
+    claimed = {*CORE, *(EXTRAS if options.grower == DEFAULT else options.claimed)}
     chosen = [
         case
         for case in cases()
         if options.family in (None, case.family)
-        and not needs(case) & {*options.without}
+        and needs(case) <= claimed - {*options.without}
     ]
     target = dict(options.target)
     if options.shape or target:

@@ -3,10 +3,9 @@
 import pytest
 
 from ..laws import claims
-from ..laws.domain import needed
 from ..laws.registry import law, lossless
 from .certificates import certify
-from .command import cases, config_of
+from .command import cases, config_of, needs
 
 CASES = {(case.family, case.name): case for case in cases()}
 
@@ -17,7 +16,7 @@ CASES = {(case.family, case.name): case for case in cases()}
     [
         pytest.param(
             *key,
-            marks=pytest.mark.needs(*needed(case.family, case.fields, case.target)),
+            marks=pytest.mark.needs(*sorted(needs(case))),
         )
         for key, case in CASES.items()
     ],

@@ -286,12 +286,11 @@ class Gate:
             return OURS
         needed = {p for mark in item.iter_markers("needs") for p in mark.args}
         needed |= {p for p in PROMISES if item.get_closest_marker(p)}
-        for promise in PROMISES.values():
-            if promise.asked_for and promise.name in needed - DOMAIN.features:
-                return f"{promise.name} (not claimed)"
         for feature in self.left_out:
             if feature in needed or item.get_closest_marker(feature):
                 return feature
+        if unclaimed := sorted(needed & {*MORE} - DOMAIN.features):
+            return f"{unclaimed[0]} (not claimed)"
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         return DOMAIN.lacks(params)
 

@@ -19,7 +19,14 @@ import torch
 from growproof.decoder import whole_factor
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
-from growproof.models import build, config_of, model_of, plan_model, state_of
+from growproof.models import (
+    build,
+    config_of,
+    model_of,
+    plan_model,
+    state_of,
+    suppress,
+)
 from growproof.padding import grow_state
 from growproof.table import Table, heads_map, layer_of, parameters, template_of
 from torch import Tensor
@@ -32,10 +39,12 @@ from ..laws import (
     test_mlp,
     test_norms,
     test_training,
+    test_vocabulary,
     test_world,
 )
 from ..laws.registry import Test
 from . import disturbing as d
+from . import fitting
 from .disturbing import on
 
 State = dict[str, Tensor]
@@ -49,8 +58,10 @@ class Fault:
     law, reason: the test that must reject it, and what its message must say (a regular
     expression). function: whether the grown function differs, in real arithmetic, at
     weights in general position, of a source in evaluation mode; if not, a certificate
-    may say yes. table, state, config, model: the change, each given the growth. does:
-    what it does besides, given the source and the target.
+    may say yes. with_features: what is drawn for it beyond the core. options: policies,
+    or what chooses them for a config and a target. table, state, config, model: the
+    change, each given the growth. does: what it does besides, given the source and the
+    target.
     """
 
     name: str
@@ -58,7 +69,10 @@ class Fault:
     law: Test
     reason: str
     function: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
+    with_features: tuple[str, ...] = ()
+    options: dict[str, Any] | Callable[[Any, Target], dict[str, Any]] = field(
+        default_factory=dict
+    )
     table: Callable[[Table, Growth], Table] | None = None
     state: Callable[[State, State, Growth], object] | None = None
     config: Callable[[Any, Growth], object] | None = None
@@ -67,7 +81,9 @@ class Fault:
 
     def __call__(self, model: Any, target: Target) -> Any:
         """The grown model, with the fault in it."""
-        growth = plan_model(model.config, target, Policies(**self.options))
+        options = self.options
+        chosen = options(model.config, target) if callable(options) else options
+        growth = plan_model(model.config, target, Policies(**chosen))
         table = parameters(growth.old, growth)
         if self.table:
             table = self.table(table, growth)
@@ -78,7 +94,7 @@ class Fault:
         config = config_of(model.config, growth)
         if self.config:
             self.config(config, growth)
-        grown = model_of(config, new, model)
+        grown = suppress(model_of(config, new, model), growth)
         grown = self.model(grown, model, growth) if self.model else grown
         if self.does:
             self.does(model, target)
@@ -529,6 +545,13 @@ DOORS = test_doors.test_every_door_leads_to_one_function
 CONFIGS = test_hygiene.test_sizes_are_those_asked_for
 MANNERS = test_hygiene.test_nothing_is_shared
 
+OLD_TOKENS = test_vocabulary.test_old_tokens_keep_their_logits
+OLD_ROWS = test_vocabulary.test_old_logits_stay_bit_for_bit
+NEW_ROWS = test_vocabulary.test_new_rows_do_not_matter
+NEW_LANES = test_vocabulary.test_new_tokens_keep_to_old_lanes
+CHOSEN = test_vocabulary.test_new_tokens_are_never_chosen
+DEALT, VOCAB = ("dealt",), ("vocab",)
+
 QKV = "[qkv]"
 
 FAULTS: tuple[Fault, ...] = (
@@ -927,6 +950,63 @@ FAULTS: tuple[Fault, ...] = (
           law=test_hygiene.test_sizes_are_those_asked_for, reason="num_hidden_layers",
            function=False,
           model=lambda grown, model, g: drop_layers(grown, g)),
+    # key/value heads repeated, query heads dealt out over the copies
+    Fault(name="dealt_in_a_row", says="query heads dealt out with all room at the very end",
+          law=PROJECTIONS, reason=attention("query"), with_features=DEALT,
+          state=fitting.moved_heads(fitting.in_a_row)),
+    Fault(name="dealt_share_lost", says="shares rounded down, so that the last heads are lost",
+          law=PROJECTIONS, reason=attention("query"), with_features=DEALT,
+          state=fitting.moved_heads(fitting.rounded_down)),
+    Fault(name="copies_tiled", says="key/value heads repeated as 0 1 0 1, not as 0 0 1 1",
+          law=PROJECTIONS, reason=attention("key|value"), with_features=DEALT,
+          state=fitting.copies(fitting.tiled)),
+    Fault(name="copies_empty", says="the copies of a key/value head are zeros but the first",
+          law=PROJECTIONS, reason=attention("key|value"), with_features=DEALT,
+          state=fitting.copies(fitting.first_alone)),
+    # new lanes between the old ones
+    Fault(name="between_theta", says="rope_theta raised though new lanes lie between",
+          law=ROTARY, reason=attention("query_rotated|key_rotated"),
+          config=lambda c, g: (
+              rope(rope_theta=g.old.rotary.theta ** taller(g))(c, g)
+              if g.between > 1 else None),
+          model=rebuilt),
+    Fault(name="between_in_query", says="new lanes between a query's, behind a key's halves",
+          law=PROJECTIONS, reason=attention("key"), state=fitting.parted_keys),
+    # neurons in blocks, layers anywhere
+    Fault(name="spread_inside", says="zeros inside an old block, not behind it",
+          law=GATE, reason=attention("gate|up"), function=False,
+          options=fitting.in_blocks, state=fitting.zeros_inside),
+    Fault(name="spread_down_behind", says="gate and up in blocks, down_proj padded at its end",
+          law=MLP, reason=attention("mlp"),
+          options=fitting.in_blocks, state=fitting.down_behind),
+    Fault(name="layers_between_loud", says="a layer behind every n-th is a copy, not silent",
+          law=NEW_LAYERS, reason="layers add",
+          options=fitting.everywhere, state=fitting.loud_between),
+    # new tokens
+    Fault(name="vocab_inside", says="new rows before the old ones' end",
+          law=OLD_TOKENS, reason="logits", with_features=VOCAB, state=fitting.rows_inside),
+    Fault(name="vocab_normalised", says="a hook adds the mean of the new logits to all",
+          law=NEW_ROWS, reason="read the rows", with_features=VOCAB, function=False,
+          model=fitting.normalised),
+    Fault(name="vocab_head_anew", says="the head drawn anew for its new size",
+          law=OLD_TOKENS, reason="logits", with_features=VOCAB,
+          state=fitting.drawn("head", old_too=True)),
+    Fault(name="vocab_head_rounded", says="the head went through float32 as it got rows",
+          law=OLD_ROWS, reason="head", with_features=VOCAB,
+          state=fitting.head_through_float32),
+    Fault(name="vocab_new_lanes", says="new tokens' embeddings fill the new lanes as well",
+          law=NEW_LANES, reason="new lanes", with_features=VOCAB, function=False,
+          state=fitting.drawn("embed", old_too=False)),
+    Fault(name="vocab_chosen", says="new tokens are not suppressed",
+          law=CHOSEN, reason="a new token has", with_features=VOCAB, function=False,
+          model=fitting.suppressing(lambda told, g: None)),
+    Fault(name="vocab_first_chosen", says="of the new tokens the first is not suppressed",
+          law=CHOSEN, reason="a new token has", with_features=VOCAB, function=False,
+          model=fitting.suppressing(lambda told, g: [
+              token for token in told if token != g.old.vocab])),
+    Fault(name="vocab_ban_lost", says="the source's own suppress_tokens are forgotten",
+          law=CHOSEN, reason="no longer suppressed", with_features=VOCAB, function=False,
+          model=fitting.suppressing(lambda told, g: list(range(g.old.vocab, g.new.vocab)))),
 )  # fmt: skip
 
 

@@ -16,11 +16,12 @@ import growproof
 import torch
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
-from growproof.models import config_of, model_of, plan_model, state_of
+from growproof.models import config_of, model_of, plan_model, state_of, suppress
 from growproof.padding import grow_state
 from growproof.table import layer_of, parameters, template_of
 from torch import Tensor
 
+from . import fitting
 from .known_bad import on, rows, taller
 
 State = dict[str, Tensor]
@@ -53,9 +54,20 @@ def option(**options: Any) -> Callable[[Any, Mapping[str, int]], Any]:
     return lambda model, target: growproof.grow(model, target, **options)
 
 
+def chosen(
+    options: Callable[[Any, Mapping[str, int]], fitting.Options],
+) -> Callable[[Any, Mapping[str, int]], Any]:
+    """growproof's own grower with options that a config and a target choose."""
+
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        return growproof.grow(model, target, **options(model.config, target))
+
+    return grow
+
+
 def finish(model: Any, growth: Growth, state: State) -> Any:
     """The transformers model of a grown state."""
-    return model_of(config_of(model.config, growth), state, model)
+    return suppress(model_of(config_of(model.config, growth), state, model), growth)
 
 
 def scaled_writers(model: Any, target: Mapping[str, int]) -> Any:
@@ -184,9 +196,6 @@ def mapped(
     return grow
 
 
-NEURONS = r"(expert_)?(gate|up)|(expert_)?down\.weight"
-
-
 def between_neurons(w: Tensor, dim: int, growth: Growth) -> Tensor:
     """New neurons behind each of the first old ones, as far as there are that many."""
     sparse = w.ndim == 3
@@ -288,7 +297,22 @@ def centred(model: Any, target: Mapping[str, int]) -> Any:
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 
-REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow)
+def edited(
+    edit: Callable[[State, State, Growth], object],
+) -> Callable[[Any, Mapping[str, int]], Any]:
+    """growproof's growth with its weights edited: (new, old, growth)."""
+
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        growth, old = plan_model(model.config, target), state_of(model)
+        state = grow_state(old, growth)
+        edit(state, old, growth)
+        return finish(model, growth, state)
+
+    return grow
+
+
+REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow,
+                 with_features=("dealt", "vocab"))  # fmt: skip
 GROWERS: tuple[Good, ...] = (
     Good(name="trainable", says="trainable fill: new readers drawn, writers zero",
          grow=option(fill="trainable", seed=3), promises=(*FUNCTION, "trainable"),
@@ -308,7 +332,7 @@ GROWERS: tuple[Good, ...] = (
     Good(name="parted", says="full rotary's halves parted, θ' = θ^(K'/K)",
          grow=option(rotary="parted")),
     Good(name="between_neurons", says="new neurons between the old ones",
-         grow=mapped(NEURONS, between_neurons), promises=FUNCTION),
+         grow=mapped(fitting.NEURONS, between_neurons), promises=FUNCTION),
     Good(name="new_heads_first", says="new query heads in front of each group's own",
          grow=mapped(r"q|o\.weight", heads_in_front), promises=FUNCTION),
     Good(name="values_elsewhere", says="value lanes in the opposite order in each head",
@@ -322,6 +346,15 @@ GROWERS: tuple[Good, ...] = (
          grow=constructed),
     Good(name="centred", says="a stream that is centred without being widened",
          grow=centred),
+    Good(name="every_n", says="a new layer behind every n-th",
+         grow=chosen(fitting.everywhere)),
+    Good(name="in_blocks", says="the MLP's neurons in blocks, each padded at its end",
+         grow=chosen(fitting.in_blocks)),
+    Good(name="dealt_in_turn", says="a head to each copy in turn, not a share to each",
+         grow=edited(fitting.moved_heads(fitting.in_turn)), promises=FUNCTION,
+         with_features=("dealt",)),
+    Good(name="new_tokens_drawn", says="rows of new tokens drawn in the old lanes",
+         grow=edited(fitting.new_rows_drawn), with_features=("vocab",)),
 )  # fmt: skip
 BY_NAME = {good.name: good for good in GROWERS}
 globals().update(

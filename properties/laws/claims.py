@@ -7,7 +7,7 @@ from .registry import Claim
 
 AXES = Claim(
     "Reshape, pad, reshape back is scattering along a strictly increasing map",
-    ("dealt_map",),
+    ("dealt_map", "repeated_map", "spread_map"),
 )
 ROTARY = Claim(
     "Rotary pairs, angles and factors survive a larger head_dim",
@@ -22,7 +22,10 @@ LINEAR = Claim("Linear layers and biases map padded to padded")
 ATTENTION = Claim(
     "Attention maps padded hidden states to padded hidden states", ("attention_dealt",)
 )
-MLP = Claim("The MLP, gated or plain, maps padded to padded, for any activation")
+MLP = Claim(
+    "The MLP, gated or plain, maps padded to padded, for any activation",
+    ("mlp_spread",),
+)
 RMS_NORM = Claim(
     "RMSNorm is exact with weight·√(D/D') and ε·D/D', and not without the latter",
 )
@@ -33,6 +36,9 @@ LAYER_NORM = Claim(
 )  # fmt: skip
 LANES = Claim("Embedding and head are padded; every new lane of every tap is zero")
 DEPTH = Claim("Added layers are silent, wherever they lie")
+VOCABULARY = Claim(
+    "New tokens change no old logit, and are never chosen", ("silent_row",)
+)
 LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
 TIED = Claim(
     "The decoder of the theorems is the clone: the same integers on random models",

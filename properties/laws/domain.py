@@ -14,9 +14,9 @@ from growproof.family import SIZES, Family
 USUAL = ("llama", "stablelm")  # the families that others' growers are asked for
 AXES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers")
 OPTIONS = ("biases", "gqa", "parallel", "tied")
-EXTRAS = ("qk_norm", "rope_types", "dealt")
+EXTRAS = ("qk_norm", "rope_types", "dealt", "vocab")
 CORE = (*USUAL, *AXES, *OPTIONS)
-CONFIG_NAME = {axis: SIZES[axis] for axis in AXES}
+CONFIG_NAME = {axis: SIZES[axis] for axis in (*AXES, "vocab")}
 
 
 def known_families() -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def needed(
 
     growth = plan_model(AutoConfig.for_model(family, **config), target)
     old, new = growth.old, growth.new
-    grown = {axis for axis in AXES if getattr(old, axis) != getattr(new, axis)}
+    grown = {axis for axis in CONFIG_NAME if getattr(old, axis) != getattr(new, axis)}
     chosen = {f for f, says in table(family).says.items() if callable(says)}
     options = {
         "gqa": old.groups < old.heads or new.groups < new.heads,

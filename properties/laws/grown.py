@@ -16,7 +16,7 @@ from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
 from growproof.models import decoder_of, state_of
-from growproof.padding import State
+from growproof.padding import State, take
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor
 
@@ -136,7 +136,30 @@ class Grown:
         whole = new.head_dim % old.head_dim == 0
         rotary: Lanes = "between" if old.split and same and whole else "parted"
         norm = "centred" if self.embedded[0] else "scaled"
-        return Growth(old=old, new=new, policies=Policies(norm=norm, rotary=rotary))
+        policies = Policies(norm=norm, rotary=rotary, spread=self.spread)
+        return Growth(old=old, new=new, policies=policies)
+
+    @functools.cached_property
+    def spread(self) -> int:
+        """In how many equal blocks the neurons lie, each padded at its end.
+
+        The least number for which the up weights of the first layer are the likest.
+        """
+        old, new = self.case.decoder, self.decoder
+        sparse = old.kinds[0].sparse
+        name = f"layers.0.{'expert_up' if sparse else 'up'}.weight"
+        axis = "expert_mlp" if sparse else "mlp"
+        sizes, sizes_new = (getattr(d, axis) for d in (old, new))
+        x, y = self.old_state[name], self.state.get(self.renamed(name))
+        if sizes == sizes_new or y is None or y.shape[-2] != sizes_new:
+            return 1
+        y, row = y[..., : old.hidden], Row(("batch", axis, "tokens")[-x.ndim :], axis)
+        off = dict[int, float]()
+        for n in range(1, sizes + 1):
+            if sizes % n == sizes_new % n == 0:
+                growth = Growth(old=old, new=new, policies=Policies(spread=n))
+                off[n] = apart(take(y, row, growth), x)
+        return min(off, key=lambda n: (off[n], n))
 
     @functools.cached_property
     def rows(self) -> Table:
@@ -214,6 +237,12 @@ class Grown:
         if old:
             return Layer.at(self.case.decoder, self.old_state, i)
         return Layer.at(self.decoder, self.state, self.layers[i])
+
+
+def apart(y: Tensor, x: Tensor) -> float:
+    """|y − s·x| / |x| for the scalar s that makes it least, to six digits."""
+    scale = (y * x).sum() / (x * x).sum().clamp_min(1e-300)
+    return round(float((y - scale * x).norm() / x.norm().clamp_min(1e-300)), 6)
 
 
 def grow(case: Case, grower: Any, dtype: torch.dtype | None = None) -> Grown:

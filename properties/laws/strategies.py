@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from growproof.models import MASKED
@@ -59,6 +59,7 @@ def cases(
     padded: bool = False,
     maskable: bool = False,
     features: tuple[str, ...] = (),
+    vocab: Literal["", "too", "alone"] = "",
 ) -> Case:
     """A Case from the domain of this run.
 
@@ -66,8 +67,8 @@ def cases(
     claim it, another one). power_of_four: every scale of the growth is a power of two,
     so that nothing is rounded (1 + w is, where that is the norm's weight). padded: only
     growths that zeros can pad. maskable: RMSNorm, or a family that has masked norms.
-    features: options that the model must
-    have.
+    features: options that the model must have. vocab: the vocabulary grows too, or
+    alone; else it stays, for what its new rows must be is a matter of laws of its own.
     """
     if family is None:
         fit = [
@@ -89,6 +90,9 @@ def cases(
     sizes = draw(old_sizes(family, features + ("gqa",) * repeated, real))
     grow = power_of_four_target if power_of_four else target
     new = grow(draw, family, sizes, axis)
+    if vocab:
+        more = {"vocab": draw(larger(sizes["vocab"], forced=True, block=BLOCK))}
+        new = {**({} if vocab == "alone" else new), **more}
     o = Options(draw, sizes, features, real)
     config = sized_config(family, sizes) | options(family, o)
     config[table(family).eps] = o.eps()
@@ -137,8 +141,9 @@ def old_sizes(
     groups = within("groups", 1, 1 if few else 3)
     shared = (DOMAIN.has("gqa") or "gqa" in features) and "groups" in fields.sizes
     least = 2 if "gqa" in features else 1
+    most = 6 if DOMAIN.has("dealt") else 4  # shares of three heads are uneven
     heads = groups * (
-        within("repeats", least, max(least, (2 if few else 4) // groups))
+        within("repeats", least, max(least, (2 if few else most) // groups))
         if shared
         else 1
     )
@@ -200,10 +205,17 @@ def target(
 def head_counts(
     draw: st.DrawFn, sizes: dict[str, int], free: list[str], axis: str | None
 ) -> tuple[int, int]:
-    """(H', G'): groups and repeats grow; groups alone are repeated under their heads."""
+    """(H', G'): groups and repeats grow; groups alone are repeated under their heads.
+
+    Where heads may be dealt out, one growth in three repeats groups, and one in three
+    deals their query heads out over the copies.
+    """
     heads, groups = sizes["heads"], sizes["groups"]
-    dealt = DOMAIN.has("dealt") and axis != "heads" and draw(st.booleans())
-    if "groups" in free and ("heads" not in free or dealt):
+    ways = st.sampled_from(("more", "repeated", "dealt"))
+    way = draw(ways) if DOMAIN.has("dealt") and axis != "heads" else "more"
+    if way == "dealt" and {"heads", "groups"} <= {*free} and heads > groups:
+        return dealt_counts(draw, sizes)
+    if "groups" in free and ("heads" not in free or way == "repeated"):
         fits = [g for g in range(groups, heads + 1, groups) if heads % g == 0]
         forced = axis == "groups" and len(fits) > 1
         if len(fits) > 1 or "heads" not in free:
@@ -219,6 +231,19 @@ def head_counts(
         forced = axis == "heads" and groups == sizes["groups"]
         repeats = draw(larger(repeats, most=1, forced=forced))
     return groups * repeats, groups
+
+
+def dealt_counts(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[int, int]:
+    """(H', G') for m copies of each group, over which its R > 1 query heads are dealt.
+
+    A copy has room for a share of ⌈R / m⌉, or for more, but not for all R; there may be
+    new groups as well.
+    """
+    repeats = sizes["heads"] // sizes["groups"]
+    m = draw(st.integers(2, min(repeats, 4)))
+    share = draw(st.integers(-(-repeats // m), repeats - 1))
+    groups = m * draw(larger(sizes["groups"], most=1))
+    return groups * share, groups
 
 
 def fit_hidden(

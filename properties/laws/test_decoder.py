@@ -60,7 +60,7 @@ def test_new_lanes_are_zero_at_every_tap(grower, case: Case) -> None:
         zeros(new[grown.renamed(tap)], x, grown.row(tap), grown.growth, tap, case)
 
 
-@law(zero_padding, claim=claims.DEPTH)
+@law(zero_padding, claim=claims.DEPTH, proof="layers_every_nth")
 @given(case=padded_cases(axis="layers"))
 def test_new_layers_add_nothing(grower, case: Case) -> None:
     """attn'(x) = mlp'(x) = 0 in every added layer."""

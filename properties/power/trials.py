@@ -53,6 +53,7 @@ class Cell:
 def run(fault: Fault, laws: list[Item], dtype: str) -> Cell:
     """The first of these laws that finds the fault, or the last one, that did not."""
     DOMAIN.dtype = getattr(torch, dtype)
+    DOMAIN.features = {*CORE, *fault.with_features}
     started, calls, message, found = time.perf_counter(), 0, "", False
     item = laws[-1]
     with examples.watching() as seen, kept():  # a fault may be one of torch's state
@@ -70,7 +71,7 @@ def run(fault: Fault, laws: list[Item], dtype: str) -> Cell:
                 kind = f"{type(error).__name__}: " if crash else ""
                 message, found = kind + (str(error).splitlines() or [""])[0], True
                 break
-    DOMAIN.dtype = torch.float64
+    DOMAIN.dtype, DOMAIN.features = torch.float64, set(CORE)
     seconds = round(time.perf_counter() - started, 2)
     example = examples.to_json(seen.failed[-1]) if seen.failed else {}
     return Cell(fault.name, item.name, dtype, found, calls, seconds, message, example)
@@ -103,11 +104,13 @@ def right_reason(fault: Fault, cell: Cell) -> bool:
 
 def promised(good: Good) -> list[Item]:
     """The laws that a known-good grower promises to keep, on what it is asked for."""
-    kept, domain = set(good.promises), Domain(asked_of(good))
+    asked = asked_of(good)
+    kept, domain = {*good.promises, *asked}, Domain(asked)
     return [
         item
         for item in items().values()
-        if item.law.promises <= kept and not domain.lacks(item.arguments)
+        if {item.law.promise.name, *item.law.needs} <= kept
+        and not domain.lacks(item.arguments)
     ]
 
 

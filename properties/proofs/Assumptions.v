@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
   Dealt Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
-  Run Integers Floats Necessity RealSoftmax.
+  Fitting Run Integers Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -12,6 +12,8 @@ Goal True. idtac "1 rotary_halves_map:". Abort.
 Print Assumptions rotary_halves_map.
 Goal True. idtac "1 between_map:". Abort.
 Print Assumptions between_map.
+Goal True. idtac "1 spread_map:". Abort.
+Print Assumptions spread_map.
 Goal True. idtac "1 reshape_pad_flatten:". Abort.
 Print Assumptions reshape_pad_flatten.
 Goal True. idtac "1 partial_rotary_pads:". Abort.
@@ -22,6 +24,8 @@ Goal True. idtac "1 between_rotary_pads:". Abort.
 Print Assumptions between_rotary_pads.
 Goal True. idtac "1 dealt_map:". Abort.
 Print Assumptions dealt_map.
+Goal True. idtac "1 repeated_map:". Abort.
+Print Assumptions repeated_map.
 Goal True. idtac "2 zero_insertion:". Abort.
 Print Assumptions zero_insertion.
 Goal True. idtac "3 linear_padded:". Abort.
@@ -44,6 +48,8 @@ Goal True. idtac "5 mlp_padded:". Abort.
 Print Assumptions mlp_padded.
 Goal True. idtac "5 mlp_new_units_zero:". Abort.
 Print Assumptions mlp_new_units_zero.
+Goal True. idtac "5 mlp_spread:". Abort.
+Print Assumptions mlp_spread.
 Goal True. idtac "6 rmsnorm_scaled:". Abort.
 Print Assumptions rmsnorm_scaled.
 Goal True. idtac "6 rmsnorm_scaled_stream:". Abort.
@@ -56,6 +62,8 @@ Goal True. idtac "7 centring_behind_layernorm:". Abort.
 Print Assumptions centring_behind_layernorm.
 Goal True. idtac "7 centred_writer:". Abort.
 Print Assumptions centred_writer.
+Goal True. idtac "7 silent_row:". Abort.
+Print Assumptions silent_row.
 Goal True. idtac "7 layernorm_zero_mean:". Abort.
 Print Assumptions layernorm_zero_mean.
 Goal True. idtac "7 layernorm_impossible:". Abort.
@@ -78,6 +86,12 @@ Goal True. idtac "8 llama_lossless:". Abort.
 Print Assumptions llama_lossless.
 Goal True. idtac "8 stablelm_lossless:". Abort.
 Print Assumptions stablelm_lossless.
+Goal True. idtac "8 layers_every_nth:". Abort.
+Print Assumptions layers_every_nth.
+Goal True. idtac "8 vocabulary_rows:". Abort.
+Print Assumptions vocabulary_rows.
+Goal True. idtac "8 vocabulary_new:". Abort.
+Print Assumptions vocabulary_new.
 Goal True. idtac "8 run_logits:". Abort.
 Print Assumptions run_logits.
 Goal True. idtac "8 numbers_logits:". Abort.

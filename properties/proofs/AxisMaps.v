@@ -12,6 +12,7 @@ Unset Printing Implicit Defensive.
 (* qmap R K R' K' e == the query axis: (g R + r) K + k |-> (g R' + r) K' + e k*)
 (*     kvmap K K' e == the key/value axis: g K + k |-> g K' + e k             *)
 (*    splitmap K K' == e of a full rotary head: its halves start at 0, K'/2.  *)
+(*   spreadmap b b' == an axis of blocks of b, each grown to b' at its end.    *)
 (*  reshape, flatten == (group, repeat, lane) view of a flat axis, and back.  *)
 (******************************************************************************)
 
@@ -19,6 +20,7 @@ Definition prodmap n n' (f e : nat -> nat) a := f (a %/ n) * n' + e (a %% n).
 Definition headmap R R' := prodmap R R' id id.
 Definition qmap R K R' K' e := prodmap K K' (headmap R R') e.
 Definition kvmap K K' e := prodmap K K' id e.
+Definition spreadmap b b' := prodmap b b' id id.
 Definition splitmap K K' k := if k < K./2 then k else K'./2 + (k - K./2).
 
 Lemma prodmap_at n n' f e h k :
@@ -144,6 +146,17 @@ Proof.
 move=> m_gt0 K_even; split=> [|k].
   by split=> [k|i j ij _]; rewrite ltn_pmul2l.
 by rewrite -{2}(even_half K_even) addnn -mul2n mulnCA mul2n doubleK mulnDr.
+Qed.
+
+(** MAIN 1 spread_map: Growing each of n equal blocks of an axis at its end is a
+    strictly increasing map in range, and what is new are the ends of the blocks. *)
+Theorem spread_map n b b' : b <= b' ->
+  emb (n * b) (n * b') (spreadmap b b')
+  /\ forall j, j < n * b' -> img (n * b) (spreadmap b b') j = (j %% b' < b).
+Proof.
+move=> b_le; split=> [|j j_lt]; first exact: prodmap_emb (emb_id (leqnn n)) (emb_id b_le).
+rewrite {1}(divn_eq j b') img_prodmap ?(modn_lt j_lt) // => [|i /leq_trans->//].
+by rewrite !img_id (divn_lt j_lt).
 Qed.
 
 Section Reshape.

@@ -118,9 +118,13 @@ Qed.
 
 End Dealt.
 
-(** Repeated only: G heads become m G under the same query heads, each in its place. *)
-Lemma dealt_repeated R m s h : 0 < s -> R = m * s -> dealmap R s m s h = h.
+(** MAIN 1 repeated_map: Where each key/value head is only repeated m times, under
+    the same query heads, every query head stays in its place, and reads a copy of
+    the head that it read. *)
+Theorem repeated_map R m s h : 0 < s -> R = m * s ->
+  dealmap R s m s h = h /\ h %/ s %/ m = h %/ R.
 Proof.
-move=> s_gt0 ->; rewrite /dealmap /prodmap {1}[h %/ (m * s) * (m * s) + _]addnC.
+move=> s_gt0 ->; split; last by rewrite -divnMA mulnC.
+rewrite /dealmap /prodmap {1}[h %/ (m * s) * (m * s) + _]addnC.
 by rewrite -divn_eq addnC -divn_eq.
 Qed.

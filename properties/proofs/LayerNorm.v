@@ -106,6 +106,22 @@ rewrite [X in _ = _ - X](meanD (y n) (fun o => W o n * u n)).
 by rewrite meanZ opprD [RHS]addrACA -mulrBl.
 Qed.
 
+(** MAIN 7 silent_row: A row a / w of the head gives every residual the logit a
+    times the sum of b / w, for the weight w and the bias b of the last LayerNorm. *)
+Theorem silent_row eps w b x a : (forall i, (i < D)%N -> w i != 0) ->
+  @dot (ring_arith R) D (fun i => a / w i) (ln D eps w b x)
+  = a * rsum D (fun i => b i / w i).
+Proof.
+move=> w_neq0; set q := Num.sqrt (meansq D (centre D x) + eps).
+have c0 : rsum D (centre D x) = 0.
+  by have := mean_centre x; rewrite /mean => /(congr1 ( *%R^~ D%:R)); rewrite mulfVK ?mul0r.
+rewrite /dot [LHS](@eq_rsum _ D _ (fun i => centre D x i * (a / q) + b i / w i * a)).
+  by rewrite rsumD !rsumZ c0 mul0r add0r mulrC.
+move=> i i_lt; rewrite /= /ln /rms -/q mulrDr; congr (_ + _).
+  by rewrite mulrA mulfVK ?w_neq0 // mulrCA.
+by rewrite mulrAC [a * _]mulrC [RHS]mulrAC.
+Qed.
+
 Lemma centreD x y i : centre D (fun i => x i + y i) i = centre D x i + centre D y i.
 Proof. by rewrite /centre meanD opprD addrACA. Qed.
 

@@ -1,5 +1,5 @@
 From mathcomp Require Import all_ssreflect.
-From Growproof Require Import Arith Insertion Linear.
+From Growproof Require Import Arith AxisMaps Insertion Linear.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -97,3 +97,11 @@ by rewrite /hidden g [X in _ *. X](affine_zero xP.2 W0 b0) mulx0.
 Qed.
 
 End Mlp.
+
+(** MAIN 5 mlp_spread: An MLP whose units lie in n equal blocks, each of which is
+    padded at its end, maps padded hidden states to padded hidden states. *)
+Theorem mlp_spread (A : arith) gated f n b b' D D' ed (p p' : mlp_weights A) x x' :
+  b <= b' -> emb D D' ed ->
+  mlp_scattered D D' (n * b) (n * b') ed (spreadmap b b') p p' -> padded D D' ed x x' ->
+  padded D D' ed (mlp gated f D (n * b) p x) (mlp gated f D' (n * b') p' x').
+Proof. by move=> /(spread_map n)[efP _] edP; apply: mlp_padded. Qed.

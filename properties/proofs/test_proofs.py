@@ -3,10 +3,12 @@
 The build needs Coq; what can be read off the sources is checked without it.
 """
 
+import math
 import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,10 @@ from unittest.mock import patch
 import pytest
 import torch
 from growproof import clone as decoder
-from growproof.table import head_dim_map, heads_map
+from growproof.decoder import Decoder, GrowthError, Kind, Rotary
+from growproof.growth import Growth, Policies, layers_map, layers_of
+from growproof.padding import place
+from growproof.table import Axis, Row, factors, head_dim_map, heads_map
 from torch import Tensor
 
 from . import graph
@@ -208,9 +213,9 @@ def test_the_picture_shows_what_rests_on_what(build: Build) -> None:
     assert ("llama_lossless", "zero_insertion") in truth
 
 
-def maps(build: Build) -> list[list[int]]:
+def maps(build: Build, pattern: str = "maps*.out") -> list[list[int]]:
     """The rows that Extract/Maps.v evaluated: tag, G, R, R', K, K', split, the map."""
-    text = "".join(path.read_text() for path in sorted(build.folder.glob("maps*.out")))
+    text = "".join(path.read_text() for path in sorted(build.folder.glob(pattern)))
     rows = re.findall(r"\[::\s+(\d[^\]]*)\]", text)
     return [[int(n) for n in row.split(";")] for row in rows]
 
@@ -231,6 +236,49 @@ def test_python_maps_are_the_proved_maps(build: Build) -> None:
         assert proved == (head_dim_map(k, k_new, split) if tag == 0 else axis)
         checked[tag] += 1
     assert checked == {0: 66, 1: 264, 2: 2376}
+
+
+def shape(**sizes: int) -> Decoder:
+    """A Decoder of these sizes, all else as small as can be; its rotary turns all lanes."""
+    lanes, layers = sizes.get("head_dim", 2), sizes.get("layers", 1)
+    small = {"vocab": 1, "hidden": 1, "heads": 1, "groups": 1, "mlp": 1, "layers": 1}
+    kinds = (Kind(rotary=Rotary(theta=1e4, dims=lanes)),) * layers
+    return Decoder(
+        **small | {"head_dim": lanes} | sizes, eps=1e-5, norm_size=1, kinds=kinds
+    )
+
+
+def places(axis: Axis, old: Decoder, new: Decoder, **policies: Any) -> list[int]:
+    """Old index → new index along an axis, as growproof.padding.place has it."""
+    row = Row((axis,), axis)
+    growth = Growth(old=old, new=new, policies=Policies(norm="scaled", **policies))
+    x = torch.arange(1, math.prod(factors(old)[axis]) + 1)
+    y = place(x, row, growth)
+    return [int((y == i).nonzero()[0, 0]) for i in x]
+
+
+def way(tag: int, a: int, b: int, c: int, d: int) -> list[int] | None:
+    """growproof's map of a way of fitting; None where it repeats heads less often."""
+    if tag == 0:
+        old, new = shape(heads=a * b, groups=a), shape(heads=a * d * c, groups=a * d)
+        fits = -(-b // d) <= c and Growth(old=old, new=new).copies == d
+        return places("head", old, new) if fits else None
+    if tag == 1:
+        return places("mlp", shape(mlp=a * b), shape(mlp=a * c), spread=a)
+    if tag == 2:
+        return layers_map(b, layers_of(b, f"every:{a}"), f"every:{a}")
+    lanes, more = shape(head_dim=b), shape(head_dim=a * b)
+    return places("lane", lanes, more, rotary="between")
+
+
+def test_python_ways_are_the_proved_ones(build: Build) -> None:
+    """Heads dealt out, blocks, layers, lanes between: as Dealt.v and Fitting.v have them."""
+    checked = Counter[int]()
+    for tag, a, b, c, d, *proved in maps(build, "ways.out"):
+        found = way(tag, a, b, c, d)
+        assert found in (None, proved), (tag, a, b, c, d)
+        checked[tag] += found is not None
+    assert checked == {0: 132, 1: 64, 2: 60, 3: 12}
 
 
 MODELS = 200

@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from growproof.decoder import Decoder, Kind, Rotary
-from growproof.growth import Growth, Policies, layers_map
+from growproof.growth import Growth, Policies, layers_map, layers_of
 from growproof.padding import place, take
 from growproof.table import Row, factors, head_dim_map, heads_map
 
@@ -102,14 +102,18 @@ def rotary_decoder(head_dim: int, dims: int) -> Decoder:
 
 @law(reference, claim=claims.AXES, tier="exhaustive")
 def test_old_layers_keep_their_order_exhaustive() -> None:
-    """Layer maps are strictly increasing and in range, appended or interleaved."""
-    for depth in ("append", "interleave"):
-        for old, new in itertools.combinations_with_replacement(range(1, 33), 2):
-            along = layers_map(old, new, depth)
-            assert along == sorted(set(along))
-            assert len(along) == old
-            assert along[0] >= 0
-            assert along[-1] < new
+    """Layer maps are strictly increasing and in range, wherever new layers go."""
+    pairs = list(itertools.combinations_with_replacement(range(1, 33), 2))
+    ways = [(depth, *sizes) for depth in ("append", "interleave") for sizes in pairs]
+    every = [
+        (f"every:{n}", old) for n, old in itertools.product(range(1, 9), range(1, 33))
+    ]
+    for depth, old, new in [*ways, *((d, old, layers_of(old, d)) for d, old in every)]:
+        along = layers_map(old, new, depth)
+        assert along == sorted(set(along))
+        assert len(along) == old
+        assert along[0] >= 0
+        assert along[-1] < new
 
 
 @law(reference, claim=claims.AXES)

@@ -1,5 +1,5 @@
 From mathcomp Require Import all_ssreflect.
-From Growproof Require Import AxisMaps.
+From Growproof Require Import AxisMaps Dealt Fitting.
 
 (******************************************************************************)
 (* The index maps that the theorems are about, evaluated. Each row is a tag   *)
@@ -33,3 +33,23 @@ Redirect "maps1" Eval vm_compute in rows_of_groups 1.
 Redirect "maps2" Eval vm_compute in rows_of_groups 2.
 Redirect "maps3" Eval vm_compute in rows_of_groups 3.
 Redirect "maps4" Eval vm_compute in rows_of_groups 4.
+
+(* The ways of fitting a model to hardware: a tag, four sizes, and the map.     *)
+(*   0 query heads, R of G groups dealt out over m copies with room for R'.     *)
+(*   1 n blocks of b neurons, each grown to b'.                                 *)
+(*   2 L layers, a new one behind every n-th: where each old one is found.      *)
+(*   3 lanes of a head of K, each the first of m.                               *)
+Definition pairs := [seq (a, b) | a <- iota 1 4, b <- iota 1 4].
+Definition dealt (G R R' m : nat) := [:: 0; G; R; R'; m]
+  ++ [seq dealmap R R' m ((R + m.-1) %/ m) h | h <- iota 0 (G * R)].
+Definition spread (n b b' : nat) := [:: 1; n; b; b'; 0]
+  ++ [seq spreadmap b b' i | i <- iota 0 (n * b)].
+Definition every (n L : nat) := let found := behind n (fun=> 0) 0 0 (iota 1 L) in
+  [:: 2; n; L; 0; 0] ++ [seq index i found | i <- iota 1 L].
+Definition between (m K : nat) := [:: 3; m; K; 0; 0] ++ [seq m * k | k <- iota 0 K].
+
+Redirect "ways" Eval vm_compute in
+  [seq dealt s.1 s.2 p.1 p.2 | s <- [seq (G, R) | G <- iota 1 3, R <- iota 1 7], p <- pairs]
+  ++ [seq spread n p.1 (p.1 + p.2) | n <- iota 1 4, p <- pairs]
+  ++ [seq every n L | n <- iota 1 5, L <- iota 1 12]
+  ++ [seq between m (2 * k) | m <- iota 2 3, k <- iota 1 4].

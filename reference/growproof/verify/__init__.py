@@ -17,6 +17,10 @@ square change alike, the loss by 4 times the mean change of a token's loss (no c
 between tokens), and all by no less than 64 u(float64) · max |logit|. A float32 forward
 pass has noise of its own, and there every weight is rounded to float32 at the least.
 
+Quantised weights (GPTQ, AWQ, FP8 in blocks) are decoded, on both sides, and their entries
+accounted for. A growth multiplies no code, so that there an entry that is not accounted
+for is a no by itself.
+
 What passes although it is wrong. Accounted for: a scaled entry that is the neighbour of
 the right one in its dtype; a growth of a decoder of which transformers computes something
 else than the table of its family says; and a model that will train otherwise, such as
@@ -38,12 +42,14 @@ import torch
 from torch import Tensor
 
 from growproof.checkpoints import opened, read_config, weight_files
+from growproof.codes import format_of
+from growproof.quantised import is_quantised, plain_config
 from growproof.reading import BadInput, any_config
 from growproof.verify.accounting import Accounted, accounted
 from growproof.verify.function import in_the_clone, in_transformers
 from growproof.verify.outcome import Check, Verification
 from growproof.verify.parting import parting
-from growproof.verify.reasons import entries, unlike
+from growproof.verify.reasons import entries, first, unlike
 from growproof.verify.rendering import render
 from growproof.verify.sides import Side
 from growproof.verify.stranger import strangers, unknown
@@ -133,8 +139,7 @@ def compare(
         return checks, Said(text, ids.shape[1])
     old = Side.of(source)
     try:
-        read_config(destination)
-        weight_files(destination)
+        refuse_unread(destination)
     except BadInput as error:
         return unreadable(error)
     try:
@@ -145,6 +150,8 @@ def compare(
     checks = [*structure(old, new), *entries(old, new, known), *own_dtype(old, new)]
     if known.complete and not measure:
         return checks, Said(verdict=accounted_for(old, new))
+    if old.codes and new.codes and not measure:
+        return checks, Said("nothing: a code is right or wrong", verdict=first(known))
     ids, text = how.ids(source, old.config)
     checks += measured(old, new, known, ids, how)
     said = Said(text, ids.shape[1])
@@ -155,6 +162,16 @@ def compare(
     elif known.complete:
         said.verdict = accounted_for(old, new)
     return checks, said
+
+
+def refuse_unread(directory: Path) -> None:
+    """Raise GrowthError for a config, a format or files that are not read here."""
+    if is_quantised(directory):
+        _, said = plain_config(directory)
+        format_of(said)
+    else:
+        read_config(directory)
+    weight_files(directory)
 
 
 def unreadable(error: Exception) -> tuple[list[Check], Said]:
@@ -191,6 +208,9 @@ def measured(
         d = old.decoder
         found = f"the clone has no {d.activation} with {d.rotary.kind} rope"
         checks = [Check(name="float64", found=found, passed=None)]
+    if old.codes or new.codes:
+        found = "not run: codes are decoded and compared, without the kernels for them"
+        return [*checks, Check(name="transformers", found=found, passed=None)]
     return checks + in_transformers(old, new, known, ids, how.continuation, how.seed)
 
 

@@ -17,15 +17,16 @@ SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
     """The check of all entries: passed, or a note of the first that is unaccounted for."""
     account = known.account
+    # a code has no scalar, and no neighbour that is as good: it is right, or it is wrong
+    passed = False if old.codes and new.codes else None
     if account is None:
         found = f"not accounted for: {known.why}"
-        return [Check(name="entries", found=found, passed=None)]
+        return [Check(name="entries", found=found, passed=passed)]
     if account.misses:
         names = len({miss.name for miss in account.misses})
         found = f"{names} of {account.tensors} tensors are not accounted for"
-        return [
-            Check(name="entries", found=f"{found}; {account.misses[0]}", passed=None)
-        ]
+        found = f"{found}; {account.misses[0]}"
+        return [Check(name="entries", found=found, passed=passed)]
     checks = [Check(name="entries", found=counted(account), passed=True)]
     if new.decoder.vocab > old.decoder.vocab:
         checks.append(Check(name="vocabulary", found=new_tokens(old, new), passed=None))
@@ -62,6 +63,12 @@ def new_tokens(old: Side, new: Side) -> str:
     if not rows.any():
         return f"{said}; their logits are 0, the greatest where all others are negative"
     return f"{said}; their logits are not zero"
+
+
+def first(known: Accounted) -> str:
+    """The first tensor that is wrong, in a sentence; empty where none was looked at."""
+    misses = known.account.misses if known.account else []
+    return f"The first tensor that is wrong: {misses[0]}." if misses else ""
 
 
 # --- what kind of no ------------------------------------------------------------------

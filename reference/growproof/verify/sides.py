@@ -1,5 +1,6 @@
 """A side of the comparison: a checkpoint's config, its decoder, and its parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,33 @@ from growproof.clone import ACTIVATIONS
 from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder
 from growproof.models import decoder_of, model_class
 from growproof.padding import check
+from growproof.quantised import Quantised, is_quantised
 from growproof.reading import generation_fields
 
 
 @dataclass(frozen=True)
 class Side:
-    """A checkpoint: its directory, config, decoder and parameters (read at access)."""
+    """A checkpoint: its directory, config, decoder and parameters (read at access).
+
+    codes: how its weights are quantised, whose parameters are the decoded ones; or None.
+    """
 
     directory: Path
     config: Any
     decoder: Decoder
     state: Lazy
+    codes: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, directory: Path) -> "Side":
         """Raises ValueError where there is none, or config and weights disagree."""
-        config = read_config(directory)
+        coded = Quantised.at(directory) if is_quantised(directory) else None
+        config = coded.config if coded else read_config(directory)
         decoder = decoder_of(config)
         generation_fields(directory)
-        state = read_weights(directory, config)
+        state = coded.state() if coded else read_weights(directory, config)
         check(state, decoder)
-        return cls(directory, config, decoder, state)
+        return cls(directory, config, decoder, state, coded.said if coded else None)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,12 +1,13 @@
 """What config and weights say, before anything is run."""
 
+import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from growproof.blocks import blocks
-from growproof.checkpoints import stored_tensors
+from growproof.checkpoints import weight_files
 from growproof.decoder import Decoder, Rotary
 from growproof.families import family_of
 from growproof.family import SIZES
@@ -17,7 +18,10 @@ from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
 
 MORE = {"experts": "experts", "expert_mlp": "size of an expert"}
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 
 
 def structure(old: Side, new: Side) -> list[Check]:
@@ -55,6 +59,8 @@ def structure(old: Side, new: Side) -> list[Check]:
             passed=True if dtypes[0] == dtypes[1] else None,
         ),
     ]
+    if old.codes or new.codes:
+        checks.append(same_format(old, new))
     if old.has_clone and new.has_clone:
         checks.append(same_frequencies(a, b))
     if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
@@ -62,16 +68,20 @@ def structure(old: Side, new: Side) -> list[Check]:
     return checks
 
 
+def same_format(old: Side, new: Side) -> Check:
+    """How the two are quantised: the same way, or a note of what changed."""
+    a, b = (
+        json.dumps(side.codes, sort_keys=True) if side.codes else "not quantised"
+        for side in (old, new)
+    )
+    return Check(name="quantised", found=changed(a, b), passed=True if a == b else None)
+
+
 def stored_dtypes(directory: Path) -> str:
     """The dtypes in a checkpoint, from the headers of its files."""
-    kept = stored_tensors(directory)
-    kinds = {
-        kind
-        for path in {*kept.values()}
-        for name, kind in safetensors_in(path)[1].items()
-        if name in kept
-    }
-    return ", ".join(sorted(DTYPES[kind] for kind in kinds))
+    dtypes = [safetensors_in(path)[1] for path in weight_files(directory)]
+    kinds = {kind for found in dtypes for kind in found.values()}
+    return ", ".join(sorted(DTYPES.get(kind, kind) for kind in kinds))
 
 
 def changed(a: str, b: str) -> str:
