@@ -44,12 +44,13 @@ def found(
     item: what can be run again on another example. known: cause → what was found of it
     before: its case is not made smaller again.
     """  # fmt: skip
-    case, message = example.get("case"), first_line(error)
+    case, message, again = example.get("case"), first_line(error), repeat(judged, law)
+    law = item.law if item else law  # that which is replayed
     told: dict[str, Any] = {
-        "law": item.law.name if item else law.name, "promise": law.promise.name,
-        "sentence": item.law.sentence if item else law.sentence, "message": message,
+        "law": law.name, "promise": law.promise.name,
+        "sentence": law.sentence, "message": message,
         "causes": [], "tap": "", "case": "", "family": "", "axes": "", "size": 0,
-        "repeat": repeat(judged, law),
+        "repeat": again,
     }  # fmt: skip
     if case is None:
         return told

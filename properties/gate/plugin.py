@@ -260,6 +260,7 @@ class Gate:
         known = {item.name for item in items}
         kept, dropped = [], []
         for item in items:
+            relabel(item)
             reason = self.left_out_by(item)
             (dropped if reason else kept).append(item)
             if reason:
@@ -491,6 +492,16 @@ def expect(report: pytest.TestReport, entry: xfails.Expected) -> None:
         return
     report.outcome = "skipped"
     report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def relabel(item: pytest.Item) -> None:
+    """Mark what replays a law with the promise of that law, not of the corpus."""
+    own = law_of(getattr(item, "function", None))
+    if own is None or within(item) == item.name:
+        return
+    replayed = registry.items()[within(item)].law
+    item.own_markers[:] = [m for m in item.own_markers if m.name != own.promise.name]
+    item.add_marker(replayed.promise.name)
 
 
 def within(item: pytest.Item) -> str:
