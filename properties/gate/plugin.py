@@ -409,8 +409,9 @@ class Gate:
                 for line in verdict.wrapped(text, width, "", "  "):
                     terminalreporter.line(line)
         if self.deselected:
-            counts = sorted(self.deselected.items(), key=lambda pair: -pair[1])
-            text = "left out: " + ", ".join(f"{n} {reason}" for reason, n in counts)
+            text = "left out: " + ", ".join(
+                f"{n} {reason}" for reason, n in summed(self.deselected)
+            )
             for line in verdict.wrapped(text, width, "", "  "):
                 terminalreporter.line(line)
         score.page(terminalreporter, self.judged.asked)
@@ -453,6 +454,14 @@ class Gate:
             told = (dict(r.user_properties) for r in stats["passed"])
             promises = {str(found.get("promise", "")) for found in told}
             reporter.write_line(verdict.conforms(name, promises))
+
+
+def summed(deselected: Counter[str]) -> list[tuple[str, int]]:
+    """Why laws were left out, and how many: those of the same sort of family at once."""
+    found = Counter[str]()
+    for reason, n in deselected.items():
+        found["of other families" if reason in known_families() else reason] += n
+    return found.most_common()
 
 
 class StaleXfail(pytest.Item):
