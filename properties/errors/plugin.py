@@ -8,6 +8,7 @@ lost, a run stopped early) is neither compared nor stored.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -237,8 +238,15 @@ class Controller:
             f"{grown} models grown, {total} comparisons in {len(records)} keys"
         )
         tight = [(r.headroom, r) for r in records if r.headroom is not None]
-        for headroom, r in sorted(tight, key=lambda pair: pair[0])[:3]:
-            terminalreporter.line(f"  headroom {headroom:.3g}: {r.key[0]} {r.name}")
+        if not self.ledger.run.failures:  # which have been told of
+            for headroom, r in sorted(tight, key=lambda pair: pair[0])[:3]:
+                words = f"  headroom {headroom:.3g}: {r.key[0]} {r.name}".split()
+                rows = textwrap.wrap(
+                    " ".join(words), terminalreporter._tw.fullwidth,
+                    initial_indent="  ", subsequent_indent="    ",
+                    break_long_words=False, break_on_hyphens=False,
+                )  # fmt: skip
+                terminalreporter.write("\n".join(rows) + "\n")
         if self.changes:
             state = "accepted" if self.reason else "compared"
             terminalreporter.line(f"{state}: {comparison.counts(self.changes)}")

@@ -18,13 +18,27 @@ from typing import Any
 
 import growproof
 import torch
-from growproof.models import build, state_of
+from growproof.decoder import GrowthError
+from growproof.growth import Growth, Policies
+from growproof.models import build, decoder_of, state_of
 from torch import Tensor
 
+from ..laws.domain import CONFIG_NAME
+from ..laws.grown import behind, moved
+from ..laws.models import loads
 from ..laws.world import elsewhere, kept
+from .orders import in_order, orders
 from .parts import Part, Ratios, kind_of, layer_of, relation
 
 State = dict[str, Tensor]
+Row = tuple[str, list[str]]  # what is wrong, with which parameters
+SIZES = tuple(CONFIG_NAME.values())
+WRITERS = {"embed_tokens", "o_proj", "down_proj"}
+# what may be exchanged between two parameters without effect
+COUPLED = (
+    {"q_proj", "k_proj"}, {"v_proj", "o_proj"}, {"up_proj", "down_proj"},
+    {"gate_proj", "up_proj", "down_proj"},
+)  # fmt: skip
 # how a model was stored, or what says the same twice
 INCIDENTAL = {
     "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",
@@ -37,25 +51,50 @@ def state(model: Any) -> State:
     return {n: p.detach().double() for n, p in model.named_parameters()}
 
 
-def parameters(old: Any, new: Any, right: Any) -> Iterator[tuple[str, list[str]]]:
-    """(what is wrong, the parameters that it is wrong with), the same said once."""
-    ratios = Ratios.of(old.config, right.config, right.dtype)
+def parameters(
+    old: Any, new: Any, right: Any, placed: State, varying: set[str]
+) -> Iterator[Row]:
+    """(what is wrong, the parameters that it is wrong with), the same said once.
+
+    placed: the old entries' places. varying: what no two calls agree on.
+    """
+    stored = {n: p.dtype for n, p in new.named_parameters()}
     before, after, wanted = state(old), state(new), state(right)
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    found["{} is missing", ""] = sorted(wanted.keys() - after.keys())
-    found["{} was added", ""] = sorted(after.keys() - wanted.keys())
+    if [n for n in SIZES if sizes_of(new).get(n) != sizes_of(right).get(n)]:
+        wanted = {n: w for n, w in wanted.items() if n in after}  # the config says it
+    elif tied(new) == tied(right):
+        found["{} is missing", ""] = sorted(wanted.keys() - after.keys())
+        found["{} was added", ""] = sorted(after.keys() - wanted.keys())
     like: dict[tuple[str, str], str] = {}  # what differs in its size alone is said once
-    for name in (n for n in wanted if n in after):
-        others = {n: w for n, w in wanted.items() if n != name}
-        part = Part(name, after[name], wanted[name], before.get(name), others)
+    for name in (n for n in wanted if n in after and n not in varying):
+        ratios = Ratios.of(old.config, right.config, stored[name])
+        cast = {n: w.to(stored[name]).double() for n, w in wanted.items()}
+        others = {n: w for n, w in cast.items() if n != name}
+        part = Part(
+            name, after[name], cast[name], before.get(name), placed[name], others
+        )
         if said := relation(part, ratios):
-            apart = any(
-                word in said for word in ("at the end", "scale", "missing from")
-            )
-            group = group_of(part.kind) if apart else ""
-            key = re.sub(r"up to [\d.e+-]+", "", said), group
-            found[like.setdefault(key, said), group].append(name)
+            key = re.sub(r"up to [\d.e+-]+", "", said), apart(said, part.kind)
+            found[like.setdefault(key, said), key[1]].append(name)
     yield from ((said, names) for (said, _), names in found.items() if names)
+
+
+def apart(said: str, kind: str) -> str:
+    """What a cause is said of together: alike in all parameters, or in a group of them."""
+    grouped = any(word in said for word in ("at the end", "scale", "missing from"))
+    by_number = re.match(r"\{\} is scaled by [\d.e+-]+, expected no", said)
+    return group_of(kind) if grouped and not by_number else ""
+
+
+def sizes_of(model: Any) -> dict[str, int | None]:
+    """The sizes that its config says."""
+    return {name: getattr(model.config, name, None) for name in SIZES}
+
+
+def tied(model: Any) -> bool:
+    """Whether the head is the embedding."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def group_of(kind: str) -> str:
@@ -80,9 +119,10 @@ def told(said: str, names: list[str], old: Any, right: Any) -> str:
         (" is ", " are "),
         (" holds ", " hold "),
         (" differs", " differ"),
+        (" goes", " go"),
     ):
         if several and not text.startswith("every") and said.startswith("{}" + one):
-            said = said.replace(one, many, 1)
+            said = said.replace(one, many, 1).replace(" its ", " their ")
     where = sorted(layers, key=int)
     if layers and layers not in (before, after):
         text += f" of layer{'s' * (len(where) > 1)} {', '.join(where)}"
@@ -93,11 +133,13 @@ def listed(kinds: list[str], right: Any) -> str:
     """q_proj and k_proj; every norm; every parameter."""
     known = {kind_of(n) for n, _ in right.named_parameters()}
     norms = {k for k in known if "norm" in k and "." not in k}
-    if (
-        len(kinds) > 5
-        and len(kinds) > len({k.removesuffix(".bias") for k in known}) // 2
-    ):
+    weights = {k for k in known if "." not in k}
+    inner = {kind_of(n) for n, _ in right.named_parameters() if layer_of(n)} & weights
+    found = {k.removesuffix(".bias") for k in kinds}
+    if found in (weights, inner):
         return "every parameter"
+    if len(found) > 3 and found == {k for k in inner if k.endswith("_proj")}:
+        return "every projection"
     if len(norms) > 1 and norms == set(kinds):
         return "every norm"
     if norms and {f"{k}.bias" for k in norms} == set(kinds):
@@ -115,7 +157,7 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
     ):  # a Llama turns all lanes, said or not
         got.pop("partial_rotary_factor", None)
         wanted.pop("partial_rotary_factor", None)
-    ratios = Ratios.of(old.config, right.config, torch.float64)
+    ratios, tokens = Ratios.of(old.config, right.config, torch.float64), list[str]()
     if new.config.model_type != right.config.model_type:
         yield f"model_type {new.config.model_type}, expected {right.config.model_type}"
     theta = [(m.config.rope_parameters or {}).get("rope_theta") for m in (new, right)]
@@ -128,14 +170,34 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
         a, b = got.get(name), wanted.get(name)
         if name in INCIDENTAL or a == b or (name not in got and name not in old_fields):
             continue
-        if isinstance(a, float) and isinstance(b, float) and b:
-            if abs(a / b - 1) < 1e-12:
-                continue
-            named = ratios.name(b / a, "D")
-            how = f" ({named} is missing)" if "/" in named else ""
-            yield f"{name.replace('rope θ', 'rope_theta')} {number(a, b)}, expected {number(b, a)}{how}"
+        if name.endswith("_token_id"):
+            tokens.append(f"{name} {a}, expected {b}")
+        elif name not in got or name not in wanted:
+            yield f"{name} {b} is gone" if name not in got else f"{name} {a} was added"
+        elif isinstance(a, float) and isinstance(b, float):
+            if not near(a, b):
+                told = f"{number(a, b)}, expected {number(b, a)}"
+                how = closed(name, a, b, theta_of(old), ratios)
+                yield f"{name.replace('rope θ', 'rope_theta')} {told}{how}"
         else:
             yield f"{name} {a}, expected {b}"
+    if tokens:
+        yield ", ".join(tokens)
+
+
+def closed(name: str, a: float, b: float, theta: float, ratios: Ratios) -> str:
+    """How a field that is a and should be b follows from the sizes, if it does."""
+    k, k_new = ratios.lanes
+    if name == "rope θ":
+        raised = k != k_new and math.isclose(b, theta ** (k_new / k), rel_tol=1e-9)
+        return " = θ^(K'/K)" if raised else ""
+    named = ratios.name(b / a, "K" if "rotary" in name else "D") if a and b else ""
+    return f" ({named} is missing)" if "/" in named else ""
+
+
+def theta_of(model: Any) -> float:
+    """The base of its rotary frequencies."""
+    return float((model.config.rope_parameters or {}).get("rope_theta") or 1.0)
 
 
 def number(x: float, other: float) -> str:
@@ -163,7 +225,7 @@ def modules(new: Any, right: Any, wrong: str) -> Iterator[str]:
         for key, b in vars(other).items() if other is not None else ():
             a = vars(module).get(key)
             numeric = isinstance(b, float) or key == "layer_idx"
-            explained = "eps" in key and "_eps" in wrong
+            explained = key in wrong or ("eps" in key and "_eps" in wrong)
             if numeric and a != b and not explained and not near(a, b):
                 seen.add(f"{name}.{key} is {a}, expected {b}")
     yield from sorted(seen)
@@ -208,12 +270,10 @@ def manners(old: Any, new: Any, right: Any, fresh: Any) -> Iterator[str]:
                     else ", ".join(sorted(kinds))
                 )
                 yield said.format(names, a=a, b=b)
-    tied = [
-        m.get_output_embeddings().weight is m.get_input_embeddings().weight
-        for m in (new, right)
-    ]
-    if tied[0] != tied[1]:
-        yield f"lm_head is {'' if tied[0] else 'not '}the embedding, expected the opposite"
+    ties = new.config.tie_word_embeddings == right.config.tie_word_embeddings
+    if ties and tied(new) != tied(right):
+        is_ = "is" if tied(new) else "is not"
+        yield f"lm_head {is_} the embedding, expected the opposite"
     memory = {
         p.untyped_storage().data_ptr() for _, p in old.named_parameters() if p.numel()
     }
@@ -248,10 +308,13 @@ def causes(
     source: Callable[[], Any],
     grow: Callable[[Any, Any], Any],
     target: Mapping[str, int],
+    *,
+    padded: bool = False,
 ) -> list[str]:
     """Everything that is wrong, a sentence each; never raises.
 
-    source: a new model of the case at every call. grow: the grower under test.
+    source: a new model of the case at every call. grow: the grower under test. padded:
+    whether it is to pad with zeros; else what has no effect on the function is right.
     """
     try:
         old = source()
@@ -260,40 +323,106 @@ def causes(
                 new = grow(old, dict(target))
         except Exception as crash:
             return [f"it raises {type(crash).__name__}: {first_line(crash)}"]
-        with elsewhere():  # where fresh memory is full of NaN
-            again = grow(source(), dict(target))
-        random = not same_bits(new, again)
-        nearest = min(rights(source, target), key=lambda right: unlike(new, right))
-        found = differences(old, new, nearest, source())
-        return ["two calls give different weights", *found] if random else found
+        varying, told = unsteady(new, source, grow, target)
+        right, placed = nearest(new, source, target, padded=padded)
+        found = differences(
+            old, new, right, placed, source(), varying=varying, padded=padded
+        )
+        return [*told, *found]
     except Exception as crash:
         return [
             f"not known: comparing gave {type(crash).__name__}: {first_line(crash)}"
         ]
 
 
-def rights(source: Callable[[], Any], target: Mapping[str, int]) -> Iterator[Any]:
-    """The right growths of the case: with each way of giving full rotary new lanes."""
-    yield growproof.grow(source(), dict(target))
-    with contextlib.suppress(ValueError, NotImplementedError):  # it has one way only
-        yield growproof.grow(source(), dict(target), rotary="parted")
+def unsteady(
+    new: Any, source: Callable[[], Any], grow: Callable[..., Any], target: Any
+) -> tuple[set[str], list[str]]:
+    """The parameters that another call gives otherwise, and how that is said."""
+    with elsewhere():  # where fresh memory is full of NaN
+        again = grow(source(), dict(target))
+    varying = unlike_bits(new, again)
+    if not varying:
+        return varying, []
+    names = listed(sorted({kind_of(n) for n in varying}), new)
+    values = dict(again.named_parameters())
+    unset = [n for n in varying if n in values and values[n].isnan().any()]
+    if unset and not any(new.get_parameter(n).isnan().any() for n in unset):
+        return varying, [
+            f"{names}: entries are never written, and hold what memory had"
+        ]
+    with kept():
+        third = grow(source(), dict(target))
+    if not unlike_bits(new, third):
+        return varying, [f"without gradients, or on two threads, {names} is another"]
+    return varying, [f"two calls give different weights: {names}"]
 
 
-def unlike(new: Any, right: Any) -> int:
-    """How many entries of two models' parameters differ, or cannot be compared."""
+def nearest(
+    new: Any, source: Callable[[], Any], target: Mapping[str, int], *, padded: bool
+) -> tuple[Any, State]:
+    """The right growth that is likest, and where the old entries lie in it."""
+    loud = source()
+    with torch.no_grad():
+        for p in loud.parameters():
+            p.copy_(torch.randn(p.shape).abs() + 0.5)
+    found = []
+    for options in (
+        {},
+        {"rotary": "parted"},
+    ):  # each way of giving full rotary new lanes
+        with contextlib.suppress(
+            ValueError, NotImplementedError
+        ):  # it has one way only
+            right = growproof.grow(source(), dict(target), **options)
+            where = growproof.grow(copy.deepcopy(loud), dict(target), **options)
+            found += reordered(new, right, where, source(), padded)
+    right, where = min(found, key=lambda pair: unlike(new, pair[0]))
+    return right, {n: w != 0 for n, w in state(where).items()}
+
+
+def reordered(
+    new: Any, right: Any, where: Any, old: Any, padded: bool
+) -> Iterator[tuple[Any, Any]]:
+    """The right growth, and with its values in front of each head, or in new's order."""
+    yield right, where
+    rotary = "parted" if theta_of(right) != theta_of(old) else None
+    plan = Growth(
+        old=decoder_of(old.config), new=decoder_of(right.config),
+        policies=Policies(norm="scaled", rotary=rotary),
+    )  # fmt: skip
+    order = behind(plan).argsort()
+    front = [loads(copy.deepcopy(m), moved(state_of(m), order)) for m in (right, where)]
+    yield front[0], front[1]
+    if not padded:
+        with contextlib.suppress(GrowthError, RuntimeError):  # then it is no such model
+            steps = orders(state_of(new), state_of(right), plan.new)
+            yield tuple(
+                loads(copy.deepcopy(m), in_order(state_of(m), steps))
+                for m in (right, where)
+            )
+
+
+def unlike(new: Any, right: Any) -> tuple[int, bool]:
+    """How many entries of two models' parameters differ, or cannot be compared; rotary."""
     mine = dict(new.named_parameters()) if new is not None else {}
-    return sum(
+    apart = sum(
         int((a != mine[name]).sum())
         if name in mine and mine[name].shape == a.shape and not mine[name].is_meta
         else a.numel()
         for name, a in right.named_parameters()
     )
+    return apart, theta_of(new) != theta_of(right)
 
 
-def differences(old: Any, new: Any, right: Any, fresh: Any) -> list[str]:
+def differences(
+    old: Any, new: Any, right: Any, placed: State, fresh: Any, *, varying: set[str],
+    padded: bool,
+) -> list[str]:  # fmt: skip
     """What tells a grown model from a right one, a sentence each."""
     config = [*fields(new, right, old)]
-    stored = [*wrong_parameters(old, new, right), *config]
+    rows = [*parameters(old, new, right, placed, varying)]
+    stored = [*wrong_parameters(rows, old, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
     if stored and said and only_live(old, new):
         stored, said = [], [f"right in memory, lost when saved: {'; '.join(said)}"]
@@ -305,10 +434,8 @@ def only_live(old: Any, new: Any) -> bool:
     with contextlib.suppress(Exception):  # then it is not known
         twin = build(copy.deepcopy(new.config), state_of(new))
         want, live, made = (logits(m) for m in (old, new, twin))
-        scale = want.abs().max()
-        return bool((live - want).abs().max() < 1e-5 * scale) and bool(
-            (made - want).abs().max() > 1e-3 * scale
-        )
+        off, lost = (float((x - want).abs().max()) for x in (live, made))
+        return off < 1e-5 * float(want.abs().max()) and lost > 100 * off
     return False
 
 
@@ -319,44 +446,48 @@ def logits(model: Any) -> Tensor:
         return copy.deepcopy(model).double().eval()(ids).logits
 
 
-def wrong_parameters(old: Any, new: Any, right: Any) -> Iterator[str]:
+def wrong_parameters(
+    rows: list[Row], old: Any, new: Any, right: Any, *, padded: bool
+) -> Iterator[str]:
     """Sentences on parameters: without those that compensate or change nothing."""
-    rows = [*parameters(old, new, right)]
-    scores = [(s, n) for s, n in rows if {"q_proj", "k_proj"} & {*map(kind_of, n)}]
-    named = [n for _, names in scores for n in names]
-    if len(scores) > 1 and moves(new, right, named) < 1e-5:  # √(K'/K), shared out
-        rows = [row for row in rows if row not in scores]
+    for coupled in COUPLED:  # √(K'/K) or an order, shared out
+        both = [row for row in rows if coupled & {*map(kind_of, row[1])}]
+        named = [n for _, names in both for n in names]
+        if len(both) > 1 and moves(new, right, named) < 1e-5:
+            rows = [row for row in rows if row not in both]
     for said, names in rows:
-        fresh = said.startswith("the new entries") or said.endswith("'s")
-        reads = not {*map(kind_of, names)} & {"embed_tokens", "o_proj", "down_proj"}
-        if fresh and reads and len(rows) > 1 and not moves(new, right, names):
-            continue
-        yield told(said, names, old, right)
+        idle = said.startswith("the new entries") or said.endswith("'s")
+        readers = [n for n in names if kind_of(n) not in WRITERS]
+        alone = padded and len(rows) == 1
+        if idle and not alone and not moves(new, right, readers):
+            names = [n for n in names if n not in readers]
+        if names:
+            yield told(said, names, old, right)
 
 
 def moves(new: Any, right: Any, names: list[str]) -> float:
     """How far these parameters, put into the right model, move its logits (relative)."""
     planted, given = copy.deepcopy(right).double(), dict(new.named_parameters())
-    ids = torch.arange(right.config.vocab_size)[None]
+    expected = logits(right)
     with torch.no_grad():
-        expected = copy.deepcopy(right).double().eval()(ids).logits
         for name, p in planted.named_parameters():
             if name in names and name in given and p.shape == given[name].shape:
                 p.copy_(given[name])
-        moved = planted.eval()(ids).logits - expected
-    return float(moved.abs().max() / expected.abs().max())
+    return float((logits(planted) - expected).abs().max() / expected.abs().max())
 
 
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two models hold the same weights; a NaN is like another."""
+def unlike_bits(a: Any, b: Any) -> set[str]:
+    """The parameters in which two models do not hold the same bits; a NaN is like another."""
     one, two = (dict(m.named_parameters()) for m in (a, b))
-    return one.keys() == two.keys() and all(
-        w.device.type == "meta"
-        or (
+    return (one.keys() ^ two.keys()) | {
+        n
+        for n, w in one.items()
+        if n in two
+        and w.device.type != "meta"
+        and not (
             w.shape == two[n].shape and torch.equal(w.nan_to_num(), two[n].nan_to_num())
         )
-        for n, w in one.items()
-    )
+    }
 
 
 def first_line(error: BaseException) -> str:

@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..laws import examples
 from ..laws.domain import CONFIG_NAME, table
 from ..laws.examples import Example
 from ..laws.models import Case
-from ..laws.registry import Item, Law
+from ..laws.registry import Item, Law, zero_padding
 from . import evidence, explain, replay
 from .judged import Judged
 from .loading import DEFAULT
-from .verdict import same_but_numbers
+from .verdict import same_but_numbers, same_fault
 
 SWITCHES = (
     "attention_bias", "mlp_bias", "use_qkv_bias", "use_parallel_residual", "qk_layernorm",
@@ -44,12 +46,13 @@ def found(
     item: what can be run again on another example. known: cause → what was found of it
     before: its case is not made smaller again.
     """  # fmt: skip
-    case, message = example.get("case"), first_line(error)
+    case, message, again = example.get("case"), first_line(error), repeat(judged, law)
+    law = item.law if item else law  # that which is replayed
     told: dict[str, Any] = {
-        "law": item.law.name if item else law.name, "promise": law.promise.name,
-        "sentence": item.law.sentence if item else law.sentence, "message": message,
+        "law": law.name, "promise": law.promise.name,
+        "sentence": law.sentence, "message": message,
         "causes": [], "tap": "", "case": "", "family": "", "axes": "", "size": 0,
-        "repeat": repeat(judged, law),
+        "repeat": again,
     }  # fmt: skip
     if case is None:
         return told
@@ -72,7 +75,8 @@ def known_of(
 ) -> dict[str, Any]:
     """The causes, the smallest case that shows them, and its first wrong tap."""
     case, message = example["case"], told["message"]
-    told["causes"] = evidence.causes(sources(case, judged), judged.grower, case.target)
+    padded = told["promise"] == zero_padding.name
+    told["causes"] = caused(case, judged, padded=padded)
     first = (told["causes"] or [message])[0]
     if first in known:
         return told | {
@@ -85,8 +89,7 @@ def known_of(
             other = replay.run(item, judged.grower, {**example, "case": candidate})
             if type(other) is not type(error):
                 return False
-            new = sources(candidate, judged)
-            causes = evidence.causes(new, judged.grower, candidate.target)
+            causes = caused(candidate, judged, padded=padded)
             return same_causes(causes, told["causes"])
 
         case = smallest(case, shows)
@@ -121,9 +124,39 @@ def axes(case: Case) -> str:
     return ", ".join(names) or "growing nothing"
 
 
-def sources(case: Case, judged: Judged) -> Callable[[], Any]:
-    """New models as the grower was given them last: dtype, mode, config, frozen or not."""
+USUAL: dict[str, Any] = {"dtype": torch.float64, "training": False, "frozen": set()}
+TELLING = re.compile(r"float|requires_grad|mode|subnormal")  # a state, as it is
+
+
+def caused(case: Case, judged: Judged, *, padded: bool) -> list[str]:
+    """The causes in the state in which the model was seen, and what shows in it alone."""
     seen = judged.seen
+
+    def there(state: Mapping[str, Any]) -> list[str]:
+        source = sources(case, state)
+        return evidence.causes(source, judged.grower, case.target, padded=padded)
+
+    found = there(seen)
+    odd = {name: seen[name] for name in USUAL if seen and seen[name] != USUAL[name]}
+    asked = [c for c in found if not TELLING.search(c)]
+    if not odd or not asked:
+        return found
+    usual = there(seen | USUAL)
+    here = {c for c in asked if not any(same_fault(c, other) for other in usual)}
+    for name, value in odd.items() if here else ():
+        alone = there(seen | USUAL | {name: value}) if len(odd) > 1 else found
+        if any(same_fault(c, other) for c in here for other in alone):
+            where = {
+                "dtype": f"in {str(value)[6:]}, not in float64",
+                "training": "in training mode, not in evaluation mode",
+                "frozen": "where parameters are frozen, not elsewhere",
+            }[name]
+            return [f"{c} ({where})" if c in here else c for c in found]
+    return found
+
+
+def sources(case: Case, seen: Mapping[str, Any]) -> Callable[[], Any]:
+    """New models as the grower was given them last: dtype, mode, config, frozen or not."""
 
     def source() -> Any:
         model = copy.deepcopy(case.model(seen.get("dtype")))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 LETTERS = {"K": "head_dim", "D": "hidden", "F": "mlp", "H": "heads", "G": "groups"}
 POWERS = {0.5: "√({})", 1: "{}", 2: "({})²", 0.25: "⁴√({})", 1.5: "({})^1.5"}
+ATTENDING = {"q_proj", "k_proj", "v_proj", "o_proj"}
 NUMBERS = {2.0: "2", 0.5: "1/2", math.sqrt(2): "√2", math.sqrt(0.5): "1/√2"}
 
 
@@ -21,15 +22,26 @@ class Ratios:
     """How each size grows: a factor is told as √(K'/K) where it is one."""
 
     grown: Mapping[str, float]
-    unit: float
+    dtype: torch.dtype
+    lanes: tuple[int, int]  # K, K'
 
     @classmethod
     def of(cls, old: Any, new: Any, dtype: torch.dtype) -> Ratios:
-        """Those of two configs, and the precision that factors are known to."""
+        """Those of two configs, and the dtype that weights are stored in."""
         before, after = decoder_of(old), decoder_of(new)
         ratios = {x: getattr(after, n) / getattr(before, n) for x, n in LETTERS.items()}
         grown = {letter: r for letter, r in ratios.items() if r != 1}
-        return cls(grown, torch.finfo(dtype).eps)
+        return cls(grown, dtype, (before.head_dim, after.head_dim))
+
+    @property
+    def unit(self) -> float:
+        """The precision that factors are known to."""
+        return torch.finfo(self.dtype).eps
+
+    @property
+    def least(self) -> float:
+        """The smallest number that is stored."""
+        return torch.finfo(self.dtype).tiny * self.unit
 
     def near(self, a: float, b: float, units: float = 8) -> bool:
         """Whether two factors are one, to this precision."""
@@ -47,23 +59,34 @@ class Ratios:
         for value, text in NUMBERS.items():
             if self.near(factor, value):
                 return text
-        return f"{factor:.10g}"
+        digits = min(10, max(3, round(-0.8 * math.log10(self.unit))))
+        return f"{factor:.{digits}g}"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One parameter of the grown model beside the right one. old: before growing."""
+    """One parameter of the grown model beside the right one.
+
+    old: before growing. placed: where old entries lie in it.
+    """
 
     name: str
     new: Tensor
     right: Tensor
     old: Tensor | None
+    placed: Tensor
     others: Mapping[str, Tensor]
 
     @property
     def kind(self) -> str:
         """q_proj, down_proj.bias, norm: without its layer."""
         return kind_of(self.name)
+
+    def wrong(self, ratios: Ratios) -> Tensor:
+        """Where it differs by more than rounding, or than what a mean in float64 leaves."""
+        right = self.right.abs()
+        rest = ratios.least + torch.finfo(torch.float64).eps * right.max()
+        return (self.new - self.right).abs() > 2 * (ratios.unit * right + rest)
 
 
 def kind_of(name: str) -> str:
@@ -88,41 +111,52 @@ def relation(part: Part, ratios: Ratios) -> str | None:
         return "{} is on the meta device: it holds nothing"
     if not new.isfinite().all():
         return "{} holds a NaN or an infinity"
-    scale = float(right.abs().max())
-    if float((new - right).abs().max()) <= 2 * ratios.unit * scale:
-        return None
-    for told in (zero, scaled, rounded, uncentred, misplaced, shifted, unfilled):
+    apart = (new - right).abs()
+    if not part.wrong(ratios).any():
+        return roundings(apart, ratios)
+    for told in TOLD:
         if found := told(part, ratios):
             return found
-    worst = float((new - right).abs().max() / (scale or 1.0))
+    worst = float(apart.max() / (right.abs().max() or 1.0))
     return f"{{}} differs, by up to {worst:.2g} of its largest entry"
+
+
+def roundings(apart: Tensor, ratios: Ratios) -> str | None:
+    """What is off by roundings alone: in float64 that is nobody's fault."""
+    if ratios.dtype == torch.float64 or not apart.any():
+        return None
+    return (
+        f"{{}} differs from the float64 growth rounded once to {str(ratios.dtype)[6:]}"
+    )
 
 
 def zero(part: Part, ratios: Ratios) -> str | None:
     """All of it, or all of its old entries in some rows, are zero."""
     if part.right.any() and not part.new.any():
-        return "{} is zero: the old entries were not copied"
+        return "{} is zero: the old entries are not there"
     if part.right.any() and bool((part.new == 1).all()):
-        return "{} is one: the old entries were not copied"
+        return "{} is one: the old entries are not there"
     return None
 
 
-def factor_of(a: Tensor, b: Tensor, unit: float) -> float | None:
-    """The r with a = r · b, entry by entry to rounding, or None; of one entry, r ≈ 1."""
+def factor_of(a: Tensor, b: Tensor, ratios: Ratios) -> float | None:
+    """The r with a = r · b, entry by entry to rounding, or None; of one entry, r ≈ 1
+    or a power of a ratio, since it may be anything.
+    """
     here = b != 0
     if not here.any() or bool(a[~here].any()):
         return None
-    ratio = a[here] / b[here]
     r = float((a * b).sum() / (b * b).sum())
-    if int(here.sum()) == 1 and abs(r - 1) > 0.1:  # it may be anything
+    low = ratios.dtype != torch.float64  # where it may be rounding
+    if int(here.sum()) == 1 and (abs(r - 1) > 0.1 or low) and "/" not in ratios.name(r):
         return None
-    spread = float((ratio - r).abs().max())
-    return r if r and spread <= 4 * unit * abs(r) else None
+    allowed = 4 * (ratios.unit * (r * b).abs() + ratios.least)
+    return r if r and not ((a - r * b).abs() > allowed).any() else None
 
 
 def scaled(part: Part, ratios: Ratios) -> str | None:
     """The right entries times one factor."""
-    r = factor_of(part.new, part.right, ratios.unit)
+    r = factor_of(part.new, part.right, ratios)
     if r is None:
         return None
     first, right = preferred(part.kind), scale_of(part, ratios)
@@ -174,7 +208,7 @@ def uncentred(part: Part, ratios: Ratios) -> str | None:
 
 def misplaced(part: Part, ratios: Ratios) -> str | None:
     """The right entries in other places, or those of another parameter."""
-    new, right, old = part.new, part.right, part.old
+    new, right = part.new, part.right
     for name, other in part.others.items():
         if other.shape == new.shape and torch.equal(new, other) and new.any():
             if kind_of(name) == part.kind:
@@ -182,15 +216,71 @@ def misplaced(part: Part, ratios: Ratios) -> str | None:
             return f"{{}} holds what belongs to {kind_of(name)}"
     if right.ndim == 2 and new.shape == new.T.shape and torch.equal(new.T, right):
         return "{} is transposed"
-    if old is not None and old.shape != right.shape and right.any():
-        front = tuple(slice(n) for n in old.shape)
-        rest = new.clone()
-        rest[front] = 0
-        if not rest.any() and factor_of(new[front], old, ratios.unit) is not None:
-            return "{} is padded at the end, not head by head"
+    if (
+        found := padded_behind(part, ratios)
+        or rolled(new, right)
+        or heads(part, ratios)
+    ):
+        return found
     if torch.equal(new.flatten().sort().values, right.flatten().sort().values):
         return "{} holds the right entries in other places"
     return None
+
+
+def by_head(part: Part, w: Tensor, n: int) -> Tensor:
+    """(heads, n, …): the rows of q, k and v, or the columns of o, in heads of n lanes."""
+    dim = int(part.kind == "o_proj")
+    return w.unflatten(dim, (-1, n)).movedim(dim, 0).movedim(dim + 1, 1)
+
+
+def padded_behind(part: Part, ratios: Ratios) -> str | None:
+    """The old entries at the front of the tensor, or of each head, zeros behind."""
+    old, new, (k, k_new) = part.old, part.new, ratios.lanes
+    attends = part.kind.removesuffix(".bias") in ATTENDING
+    if old is None or k == k_new or not attends or not old.any():
+        return None
+    front = tuple(map(slice, old.shape))
+    rest = new.clone()
+    rest[front] = 0
+    one = len(by_head(part, old, k)) == 1
+    if not one and not rest.any() and factor_of(new[front], old, ratios) is not None:
+        return "{} is padded at the end, not head by head"
+    heads = by_head(part, new, k_new)
+    at = by_head(part, part.placed, k_new).any(1)
+    at = at.reshape(len(at), -1).any(1)
+    used, behind = heads[at][:, :k], heads[at][:, k:]
+    before = by_head(part, old, k)
+    used = used[(..., *map(slice, before.shape[2:]))]
+    if behind.any() or used.shape != before.shape:
+        return None
+    if factor_of(used, before, ratios) is None:
+        return None
+    return "{} is padded at the end of each head, not of its rotary halves"
+
+
+def rolled(new: Tensor, right: Tensor) -> str | None:
+    """All rows or columns some places further on, in a circle."""
+    for dim, name in ((0, "row"), (1, "column")) if right.ndim == 2 else ():
+        for k in (k for n in range(1, min(16, right.shape[dim])) for k in (n, -n)):
+            if torch.equal(new, right.roll(k, dim)):
+                where = "back" if k > 0 else "front"
+                return f"{{}} is shifted by {abs(k)} {name}{'s' * (abs(k) > 1)} to the {where}"
+    return None
+
+
+def heads(part: Part, ratios: Ratios) -> str | None:
+    """Whole heads in other places."""
+    if part.kind.removesuffix(".bias") not in ATTENDING:
+        return None
+    new, right = (
+        by_head(part, w, ratios.lanes[1]).flatten(1).unique(dim=0, return_counts=True)
+        for w in (part.new, part.right)
+    )
+    same = all(
+        a.shape == b.shape and torch.equal(a, b)
+        for a, b in zip(new, right, strict=True)
+    )
+    return "{} holds its heads in other places" if same else None
 
 
 def shifted(part: Part, ratios: Ratios) -> str | None:
@@ -211,14 +301,23 @@ def shifted(part: Part, ratios: Ratios) -> str | None:
 
 def unfilled(part: Part, ratios: Ratios) -> str | None:
     """Right at the old entries but not in the new ones, or the other way round."""
-    fresh = part.right == 0
-    wrong = (part.new - part.right).abs() > 2 * ratios.unit * part.right.abs().max()
-    if not (wrong & ~fresh).any():
-        worst = float(part.new[wrong].abs().max())
+    new, right, placed = part.new, part.right, part.placed
+    wrong = part.wrong(ratios)
+    if not right[wrong].any():
+        worst = float(new[wrong].abs().max())
+        if (wrong & placed).any():
+            return f"old entries of {{}} that are 0 hold up to {worst:.3g}"
         return f"the new entries of {{}} hold up to {worst:.3g}, expected 0"
-    if not part.new[wrong].any():
-        return "old entries of {} are lost: zero where they should be"
-    return None
+    if new[wrong].any():
+        return None
+    small = float(right[wrong].abs().max()) < torch.finfo(ratios.dtype).tiny
+    if small:
+        return "subnormal entries of {} are flushed to zero"
+    return "old entries of {} are lost: zero where they should be"
+
+
+# in order: what is the strongest evidence, first
+TOLD = (rounded, zero, scaled, uncentred, misplaced, shifted, unfilled)
 
 
 def layer_of(name: str) -> str:

@@ -263,6 +263,7 @@ class Gate:
         known = {item.name for item in items}
         kept, dropped = [], []
         for item in items:
+            relabel(item)
             reason = self.left_out_by(item)
             (dropped if reason else kept).append(item)
             if reason:
@@ -412,8 +413,9 @@ class Gate:
                 for line in verdict.wrapped(text, width, "", "  "):
                     terminalreporter.line(line)
         if self.deselected:
-            counts = sorted(self.deselected.items(), key=lambda pair: -pair[1])
-            text = "left out: " + ", ".join(f"{n} {reason}" for reason, n in counts)
+            text = "left out: " + ", ".join(
+                f"{n} {reason}" for reason, n in summed(self.deselected)
+            )
             for line in verdict.wrapped(text, width, "", "  "):
                 terminalreporter.line(line)
         score.page(terminalreporter, self.judged.asked)
@@ -463,6 +465,14 @@ class Gate:
         return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
 
 
+def summed(deselected: Counter[str]) -> list[tuple[str, int]]:
+    """Why laws were left out, and how many: those of the same sort of family at once."""
+    found = Counter[str]()
+    for reason, n in deselected.items():
+        found["of other families" if reason in known_families() else reason] += n
+    return found.most_common()
+
+
 class StaleXfail(pytest.Item):
     """An expected failure that is none any more."""
 
@@ -500,6 +510,16 @@ def expect(report: pytest.TestReport, entry: xfails.Expected) -> None:
         return
     report.outcome = "skipped"
     report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def relabel(item: pytest.Item) -> None:
+    """Mark what replays a law with the promise of that law, not of the corpus."""
+    own = law_of(getattr(item, "function", None))
+    if own is None or within(item) == item.name:
+        return
+    replayed = registry.items()[within(item)].law
+    item.own_markers[:] = [m for m in item.own_markers if m.name != own.promise.name]
+    item.add_marker(replayed.promise.name)
 
 
 def within(item: pytest.Item) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from ..errors.ledger import Comparison, Ledger, Loss, Tally
 from ..laws.domain import AXES
-from ..laws.registry import law_of
+from ..laws.registry import PROMISES, law_of
 from .judged import Asked
 from .verdict import wrapped
 
@@ -43,9 +43,10 @@ def properties(item: pytest.Item) -> list[tuple[str, object]]:
         return []
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     axis = str(params.get("axis", ""))
+    promises = (*PROMISES, law.promise.name)  # what replays a law is marked as that one
     return [
         ("law", law.name),
-        ("promise", law.promise.name),
+        ("promise", next(p for p in promises if item.get_closest_marker(p))),
         ("family", str(params.get("family", "all"))),
         ("axis", axis if axis in AXES else "all"),
         ("tier", law.tier),

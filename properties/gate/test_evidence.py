@@ -33,7 +33,7 @@ SAYS = {
     "halves_together_in_key": r"k_proj holds the right entries in other places",
     "embedding_centred_rms": r"a mean is removed from embed_tokens",
     "output_new_lanes": r"the new entries of o_proj hold up to 1e-06, expected 0",
-    "value_bias_lost": r"v_proj.bias is zero: the old entries were not copied",
+    "value_bias_lost": r"v_proj.bias is zero: the old entries are not there",
     "mlp_scaled": r"down_proj is scaled by F/F', expected no scale",
     "activation_reset": r"hidden_act silu, expected gelu",
     "generation_shared": r"generation_config is one object",

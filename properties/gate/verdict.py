@@ -4,30 +4,54 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..laws.domain import AXES
 from ..laws.registry import PROMISES
 
-NUMBER = re.compile(r"\d[\d.e+-]*")
-SHOWN = 4  # causes that are told in full
+# numbers, dtypes, and which layers
+NUMBER = re.compile(r"(?<= of) layers? \d[\d, ]*(?!\.)|\bb?float\d+|\d[\d.e+-]*")
+NAME = r"\w+(?:\.bias)?"
+NAMED = re.compile(
+    rf"({NAME}(?:, {NAME})*(?: and {NAME})?) (?:is|are|holds?|differs?)\b"
+)
+SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
 
 
 def by_cause(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
     """cause → the failures that show it, those that most laws show first.
 
-    Causes that differ in their numbers are one. A failure that names no part stands
-    for itself only where none of the others does.
+    Causes that differ in their numbers, or of which one names more parameters, are one.
+    A failure that names no part stands for itself only where none of the others does.
     """
     named = [finding for finding in findings if finding["causes"]]
-    groups: dict[str, list[Finding]] = {}
+    groups: dict[str, list[tuple[str, Finding]]] = {}
     for finding in named or findings:
         for cause in finding["causes"] or [finding["message"]]:
-            like = (known for known in groups if same_but_numbers(known, cause))
-            groups.setdefault(next(like, cause), []).append(finding)
-    return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
+            like = next((known for known in groups if same_fault(known, cause)), cause)
+            groups.setdefault(like, []).append((cause, finding))
+    ranked = sorted(groups.values(), key=lambda found: rank([f for _, f in found]))
+    return {usual(c for c, _ in found): [f for _, f in found] for found in ranked}
+
+
+def usual(causes: Iterable[str]) -> str:
+    """The sentence that is said most often."""
+    return Counter(causes).most_common(1)[0][0]
+
+
+def rank(findings: Sequence[Finding]) -> tuple[int, int]:
+    """Causes that break the strongest promise come first, then those that most laws show."""
+    return order_of(first_of(findings)), -len(findings)
+
+
+def order_of(finding: Finding) -> int:
+    """The place of its promise among the promises."""
+    order = list(PROMISES)
+    promise = finding["promise"]
+    return order.index(promise) if promise in order else len(order)
 
 
 def same_but_numbers(a: str, b: str) -> bool:
@@ -35,20 +59,30 @@ def same_but_numbers(a: str, b: str) -> bool:
     return NUMBER.sub("", a) == NUMBER.sub("", b)
 
 
+def same_fault(a: str, b: str) -> bool:
+    """The same but for numbers, and for which of the parameters a case has."""
+    if same_but_numbers(a, b):
+        return True
+    one, two = NAMED.match(a), NAMED.match(b)
+    if not one or not two:
+        return False
+    names, others = ({*re.split(", | and ", m[1])} for m in (one, two))
+    rest = a[one.end() :], b[two.end() :]
+    return bool(names <= others or others <= names) and same_but_numbers(*rest)
+
+
 def first_of(findings: Sequence[Finding]) -> Finding:
     """The failure that tells most: of the strongest promise, with the smallest case."""
-    order = list(PROMISES)
-
-    def rank(finding: Finding) -> tuple[int, int]:
-        promise = finding["promise"]
-        at = order.index(promise) if promise in order else len(order)
-        return at, finding["size"]
-
-    return min(findings, key=rank)
+    return min(findings, key=lambda finding: (order_of(finding), finding["size"]))
 
 
-def block(cause: str, findings: Sequence[Finding], width: int) -> list[str]:
-    """The cause, its evidence, the laws that found it, and how to repeat it."""
+def block(
+    cause: str, findings: Sequence[Finding], width: int, *, short: bool
+) -> list[str]:
+    """The cause, its evidence, the laws that found it, and how to repeat it.
+
+    short: without the evidence, which other causes of the same case would repeat.
+    """
     first = first_of(findings)
     laws = list(dict.fromkeys(finding["law"] for finding in findings))
     more = f", and {len(laws) - 3} more" if len(laws) > 3 else ""
@@ -62,7 +96,7 @@ def block(cause: str, findings: Sequence[Finding], width: int) -> list[str]:
     }
     lines = wrapped(cause, width, "", "  ")
     for name, text in rows.items():
-        if text:
+        if text and not (short and name not in ("found by", "repeat")):
             lines += wrapped(text, width, f"  {name:<12}", 14 * " ")[:3]
     return lines
 
@@ -79,17 +113,22 @@ def blocks(findings: Sequence[Finding], width: int) -> list[str]:
     """Every cause in a block of its own, the first few; the rest is counted."""
     lines: list[str] = []
     groups = by_cause(findings)
-    for cause, found in list(groups.items())[:SHOWN]:
-        lines += ["", *block(cause, found, width)]
+    for i, (cause, found) in enumerate(list(groups.items())[:SHOWN]):
+        lines += ["", *block(cause, found, width, short=i > 0)]
     if len(groups) > SHOWN:
-        lines += ["", f"and {len(groups) - SHOWN} more causes: -v shows each failure"]
+        lines += ["", f"and {plural(len(groups) - SHOWN)}: -v shows each failure"]
     told = {id(finding) for found in groups.values() for finding in found}
     rest = [finding for finding in findings if id(finding) not in told]
     if rest:
         laws = ", ".join(dict.fromkeys(finding["law"] for finding in rest))
-        text = f"{len(rest)} more failures name no part of the model: {laws}"
+        text = f"{len(rest)} more failures, of which no part is named: {laws}"
         lines += ["", *wrapped(text, width, "", "  ")]
     return lines
+
+
+def plural(n: int) -> str:
+    """1 more cause, 2 more causes."""
+    return f"{n} more cause{'s' * (n > 1)}"
 
 
 def violated(grower: str, findings: Sequence[Finding]) -> str:

@@ -21,6 +21,7 @@ from growproof.padding import grow_state
 from growproof.table import layer_of, parameters, template_of
 from torch import Tensor
 
+from ..laws.grown import behind
 from . import fitting
 from .known_bad import on, rows, taller
 
@@ -223,6 +224,12 @@ def lanes_reversed(w: Tensor, dim: int, growth: Growth) -> Tensor:
     )
 
 
+def values_in_front(w: Tensor, dim: int, growth: Growth) -> Tensor:
+    """Value lanes padded at the end of each head, wherever q and k have theirs."""
+    heads = w.unflatten(dim, (-1, growth.new.head_dim))
+    return heads.index_select(dim + 1, behind(growth).argsort()).flatten(dim, dim + 1)
+
+
 def planes_turned(model: Any, target: Mapping[str, int]) -> Any:
     """Each rotary plane of q and k turned by an angle of its own, which scores ignore.
 
@@ -337,6 +344,8 @@ GROWERS: tuple[Good, ...] = (
          grow=mapped(r"q|o\.weight", heads_in_front), promises=FUNCTION),
     Good(name="values_elsewhere", says="value lanes in the opposite order in each head",
          grow=mapped(r"v|o\.weight", lanes_reversed), promises=FUNCTION),
+    Good(name="values_in_front", says="values padded at the end of each head",
+         grow=mapped(r"v|o\.weight", values_in_front)),
     Good(name="turned", says="q and k turned by an angle of their own in each plane",
          grow=planes_turned, promises=FUNCTION, certificate="undecided"),
     Good(name="copied_blocks", says="new layers are copies whose writers are zero",

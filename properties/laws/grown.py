@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
 from growproof.models import decoder_of, state_of
-from growproof.padding import State, take
+from growproof.padding import State, place, take
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor
 
@@ -84,11 +85,16 @@ class Grown:
 
     @functools.cached_property
     def state(self) -> State:
-        """The parameters after, as float64. Violation where they are no such model's."""
+        """The parameters after, as float64. Violation where they are no such model's.
+
+        Values that lie at the front of each head are moved to where q and k have theirs.
+        """
         try:
-            return {name: w.double() for name, w in state_of(self.model).items()}
+            found = {name: w.double() for name, w in state_of(self.model).items()}
         except GrowthError as error:
             raise self.broken(error) from error
+        order, old = behind(self.lanes), self.case.decoder.head_dim
+        return moved(found, order) if in_front(found, order, old) else found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -129,15 +135,23 @@ class Grown:
         return self.embedded[1] * root
 
     @functools.cached_property
-    def growth(self) -> Growth:
-        """The growth from the old decoder to what the grown model says it is."""
+    def lanes(self) -> Growth:
+        """The growth but for what it does to the stream: where the lanes of a head lie."""
         old, new = self.case.decoder, self.decoder
         same = new.rotary.theta == old.rotary.theta
         whole = new.head_dim % old.head_dim == 0
         rotary: Lanes = "between" if old.split and same and whole else "parted"
-        norm = "centred" if self.embedded[0] else "scaled"
-        policies = Policies(norm=norm, rotary=rotary, spread=self.spread)
+        policies = Policies(norm="scaled", rotary=rotary)
         return Growth(old=old, new=new, policies=policies)
+
+    @functools.cached_property
+    def growth(self) -> Growth:
+        """The growth from the old decoder to what the grown model says it is."""
+        norm = "centred" if self.embedded[0] else "scaled"
+        policies = dataclasses.replace(
+            self.lanes.policies, norm=norm, spread=self.spread
+        )
+        return dataclasses.replace(self.lanes, policies=policies)
 
     @functools.cached_property
     def spread(self) -> int:
@@ -243,6 +257,34 @@ def apart(y: Tensor, x: Tensor) -> float:
     """|y − s·x| / |x| for the scalar s that makes it least, to six digits."""
     scale = (y * x).sum() / (x * x).sum().clamp_min(1e-300)
     return round(float((y - scale * x).norm() / x.norm().clamp_min(1e-300)), 6)
+
+
+def behind(growth: Growth) -> Tensor:
+    """(K',): for each lane of a grown head, which it is where heads are padded behind."""
+    old = growth.old.head_dim
+    at = place(torch.arange(1, old + 1), Row(("lane",), "lane"), growth) - 1
+    at[at < 0] = torch.arange(old, len(at))
+    return at
+
+
+def in_front(state: State, order: Tensor, old: int) -> bool:
+    """Whether values lie in the first K lanes of each head, and not where q and k lie."""
+    used = torch.zeros(len(order), dtype=torch.bool)
+    for name, w in state.items():
+        if name.endswith(".v.weight") and len(w) % len(order) == 0:
+            used |= w.unflatten(0, (-1, len(order))).any(-1).any(0)
+    return bool(used[order >= old].any()) and not used[old:].any()
+
+
+def moved(state: State, order: Tensor) -> State:
+    """Each head's value lanes in this order, in v and o: no function sees it."""
+    found = dict(state)
+    for name, w in state.items():
+        if re.fullmatch(r"layers\.\d+\.(v\.(weight|bias)|o\.weight)", name):
+            dim = int(".o." in name)
+            heads = w.unflatten(dim, (-1, len(order))).index_select(dim + 1, order)
+            found[name] = heads.flatten(dim, dim + 1)
+    return found
 
 
 def grow(case: Case, grower: Any, dtype: torch.dtype | None = None) -> Grown:

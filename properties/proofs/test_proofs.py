@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from growproof import clone as decoder
-from growproof.decoder import Decoder, GrowthError, Kind, Rotary
+from growproof.decoder import Decoder, Kind, Rotary
 from growproof.growth import Growth, Policies, layers_map, layers_of
 from growproof.padding import place
 from growproof.table import Axis, Row, factors, head_dim_map, heads_map
