@@ -270,12 +270,15 @@ def copied_blocks(model: Any, target: Mapping[str, int]) -> Any:
 
 
 def balanced(model: Any, target: Mapping[str, int]) -> Any:
-    """Values and up twice as large, o and down half: powers of two, so exact in bits."""
+    """Values half as large, o twice: a power of two, so exact but for subnormals.
+
+    Those of v are rounded, once; those of o would be, and then the mean of its rows.
+    """
     growth = plan_model(model.config, target)
-    table = rows("v", scale=lambda r, g: 2 * r.scale)(
+    table = rows("v", scale=lambda r, g: r.scale / 2)(
         parameters(growth.old, growth), growth
     )
-    table = rows(r"o\.weight", scale=lambda r, g: r.scale / 2)(table, growth)
+    table = rows(r"o\.weight", scale=lambda r, g: 2 * r.scale)(table, growth)
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 
@@ -350,7 +353,7 @@ GROWERS: tuple[Good, ...] = (
          grow=planes_turned, promises=FUNCTION, certificate="undecided"),
     Good(name="copied_blocks", says="new layers are copies whose writers are zero",
          grow=copied_blocks),
-    Good(name="balanced", says="v doubled, o halved", grow=balanced, promises=FUNCTION),
+    Good(name="balanced", says="v halved, o doubled", grow=balanced, promises=FUNCTION),
     Good(name="constructed", says="made by the class's constructor, which draws numbers",
          grow=constructed),
     Good(name="centred", says="a stream that is centred without being widened",
