@@ -23,7 +23,8 @@ ATTENTION = Claim(
     "Attention maps padded hidden states to padded hidden states", ("attention_dealt",)
 )
 MLP = Claim(
-    "The MLP, gated or plain, maps padded to padded, for any activation", ("mlp_spread",)
+    "The MLP, gated or plain, maps padded to padded, for any activation",
+    ("mlp_spread",),
 )
 RMS_NORM = Claim(
     "RMSNorm is exact with weight·√(D/D') and ε·D/D', and not without the latter",

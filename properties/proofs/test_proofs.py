@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from growproof import clone as decoder
-from growproof.decoder import Decoder, GrowthError, Kind, Rotary
+from growproof.decoder import Decoder, Kind, Rotary
 from growproof.growth import Growth, Policies, layers_map, layers_of
 from growproof.padding import place
 from growproof.table import Axis, Row, factors, head_dim_map, heads_map
@@ -218,14 +218,16 @@ def test_python_maps_are_the_proved_maps(build: Build) -> None:
     assert checked == {0: 66, 1: 264, 2: 2376}
 
 
+SMALLEST = Decoder(
+    vocab=1, hidden=1, heads=1, groups=1, head_dim=2, mlp=1, layers=1, eps=1e-5,
+    norm_size=1, kinds=(Kind(rotary=Rotary(theta=1e4, dims=2)),),
+)  # fmt: skip
+
+
 def shape(**sizes: int) -> Decoder:
     """A Decoder of these sizes, all else as small as can be; its rotary turns all lanes."""
-    lanes, layers = sizes.get("head_dim", 2), sizes.get("layers", 1)
-    small = {"vocab": 1, "hidden": 1, "heads": 1, "groups": 1, "mlp": 1, "layers": 1}
-    kinds = (Kind(rotary=Rotary(theta=1e4, dims=lanes)),) * layers
-    return Decoder(
-        **small | {"head_dim": lanes} | sizes, eps=1e-5, norm_size=1, kinds=kinds
-    )
+    turned = Kind(rotary=Rotary(theta=1e4, dims=sizes.get("head_dim", 2)))
+    return replace(SMALLEST, **sizes, kinds=(turned,))
 
 
 def places(axis: Axis, old: Decoder, new: Decoder, **policies: Any) -> list[int]:

@@ -105,7 +105,9 @@ def test_old_layers_keep_their_order_exhaustive() -> None:
     """Layer maps are strictly increasing and in range, wherever new layers go."""
     pairs = list(itertools.combinations_with_replacement(range(1, 33), 2))
     ways = [(depth, *sizes) for depth in ("append", "interleave") for sizes in pairs]
-    every = [(f"every:{n}", old) for n, old in itertools.product(range(1, 9), range(1, 33))]
+    every = [
+        (f"every:{n}", old) for n, old in itertools.product(range(1, 9), range(1, 33))
+    ]
     for depth, old, new in [*ways, *((d, old, layers_of(old, d)) for d, old in every)]:
         along = layers_map(old, new, depth)
         assert along == sorted(set(along))
