@@ -12,12 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from growproof.growth import Growth, layers_before, layers_map, layers_of
+from growproof.growth import Growth, layers_before, layers_map
 from growproof.models import plan_model
 from growproof.padding import grow_state
 from growproof.table import layer_of, template_of
 from torch import Tensor
 
+from ..laws.strategies import behind_every, blocks
 from .disturbing import State, on
 
 Options = dict[str, Any]
@@ -29,20 +30,13 @@ Options = dict[str, Any]
 def everywhere(config: Any, target: Mapping[str, int]) -> Options:
     """One layer more behind every n-th, where that makes the layers asked for."""
     growth = plan_model(config, target)
-    old, new = growth.old.layers, growth.new.layers
-    ways = [f"every:{n}" for n in range(1, old + 1)]
-    fits = [way for way in ways if layers_of(old, way) == new]
-    return {"depth": fits[0] if fits else "interleave"}
+    return {"depth": behind_every(growth.old, growth.new) or "interleave"}
 
 
 def in_blocks(config: Any, target: Mapping[str, int]) -> Options:
-    """The MLP spread over as many as four blocks, where old and new one part into them."""
+    """The MLP spread over as many blocks as old and new one part into."""
     growth = plan_model(config, target)
-    sizes = [
-        getattr(d, n) for d in (growth.old, growth.new) for n in ("mlp", "expert_mlp")
-    ]
-    fits = [n for n in (4, 3, 2) if not any(size % n for size in sizes)]
-    return {"spread": fits[0] if fits else 1}
+    return {"spread": blocks(growth.old, growth.new)}
 
 
 def otherwise(growth: Growth, old: State, **policies: Any) -> State:

@@ -157,20 +157,22 @@ class Grown:
     def spread(self) -> int:
         """In how many equal blocks the neurons lie, each padded at its end.
 
-        The least number for which the up weights of the first layer are the likest.
+        The least number for which the up weights of the first layer are the likest; 1
+        where that layer cannot be told.
         """
         old, new = self.case.decoder, self.decoder
         sparse = old.kinds[0].sparse
         name = f"layers.0.{'expert_up' if sparse else 'up'}.weight"
         axis = "expert_mlp" if sparse else "mlp"
-        sizes, sizes_new = (getattr(d, axis) for d in (old, new))
-        x, y = self.old_state[name], self.state.get(self.renamed(name))
-        if sizes == sizes_new or y is None or y.shape[-2] != sizes_new:
+        size, size_new = (getattr(d, axis) for d in (old, new))
+        try:
+            x, y = self.old_state[name], self.state[self.renamed(name)]
+        except Violation:
             return 1
         y, row = y[..., : old.hidden], Row(("batch", axis, "tokens")[-x.ndim :], axis)
-        off = dict[int, float]()
-        for n in range(1, sizes + 1):
-            if sizes % n == sizes_new % n == 0:
+        off = {1: 0.0}
+        for n in range(1, size + 1) if size_new > size else ():
+            if size % n == size_new % n == 0:
                 growth = Growth(old=old, new=new, policies=Policies(spread=n))
                 off[n] = apart(take(y, row, growth), x)
         return min(off, key=lambda n: (off[n], n))

@@ -12,7 +12,9 @@ import math
 from typing import Any, Literal
 
 import pytest
-from growproof.models import MASKED
+from growproof.decoder import Decoder
+from growproof.growth import layers_of
+from growproof.models import MASKED, plan_model
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -108,6 +110,30 @@ def cases(
         batch=draw(st.integers(1, 2)),
         tokens=draw(st.integers(min_tokens, longest)),
     )
+
+
+def behind_every(old: Decoder, new: Decoder) -> str | None:
+    """The depth policy that puts a layer behind every n-th to make L layers L', if any."""
+    ways = (f"every:{n}" for n in range(1, old.layers + 1))
+    return next((way for way in ways if layers_of(old.layers, way) == new.layers), None)
+
+
+def blocks(old: Decoder, new: Decoder) -> int:
+    """The most blocks, of four, into which the neurons part before and after growing."""
+    sizes = (old.mlp, new.mlp, old.expert_mlp, new.expert_mlp)
+    return next(n for n in (4, 3, 2, 1) if not any(size % n for size in sizes))
+
+
+@st.composite
+def placements(draw: st.DrawFn, case: Case) -> dict[str, Any]:
+    """Policies that say where new layers, neurons and rotary lanes of a case lie."""
+    growth = plan_model(case.hf_config, case.target)
+    depths = ("append", "prepend", "interleave", behind_every(growth.old, growth.new))
+    return {
+        "depth": draw(st.sampled_from([way for way in depths if way])),
+        "spread": draw(st.sampled_from((1, blocks(growth.old, growth.new)))),
+        "rotary": draw(st.sampled_from((None, "parted"))),
+    }
 
 
 padded_cases = functools.partial(cases, padded=True)

@@ -16,7 +16,7 @@ from .domain import AXES, known_families
 from .grown import Grown, Violation, forward, grow
 from .models import Case, loads
 from .registry import law, lossless, reference, zero_padding
-from .strategies import cases, fewer, padded_cases
+from .strategies import cases, fewer, padded_cases, placements
 
 
 @law(zero_padding, claim=claims.LANES, budget="block")
@@ -176,15 +176,20 @@ def test_decoder_is_bitwise(reference_grow, case: Case) -> None:
 
 @law(reference, claim=claims.LOGITS, budget="decoder")
 @given(
-    case=padded_cases().map(lambda case: (case, None))
-    | st.sampled_from(sorted(MASKED))
-    .flatmap(lambda family: cases(family=family))
-    .map(lambda case: (case, "masked"))
+    drawn=(
+        padded_cases().map(lambda case: (case, None))
+        | st.sampled_from(sorted(MASKED))
+        .flatmap(lambda family: cases(family=family))
+        .map(lambda case: (case, "masked"))
+    ).flatmap(lambda two: st.tuples(st.just(two), placements(two[0])))
 )
-def test_every_tap_is_the_padded_one(reference_grow, case) -> None:
-    """Every tap is the old one, scaled and padded as the table says, to rounding."""
-    case, norm = case
-    grown = reference_grow(case, norm=norm)
+def test_every_tap_is_the_padded_one(reference_grow, drawn) -> None:
+    """Every tap is the old one, scaled and padded as the table says, to rounding.
+
+    Wherever new layers, neurons and rotary lanes are put, and exactly zero elsewhere.
+    """
+    (case, norm), where = drawn
+    grown = reference_grow(case, norm=norm, **where)
     old = forward(case.decoder, grown.old_state, case.ids)
     new = forward(grown.decoder, grown.state, case.ids)
 
@@ -195,4 +200,5 @@ def test_every_tap_is_the_padded_one(reference_grow, case) -> None:
     for tap, x in old.items():
         row, value = grown.row(tap), new[grown.renamed(tap)]
         by = abs(row.scale)
+        zeros(value, x, row, grown.growth, tap, case)
         close_to_padded(grown, tap, value, x, row, **steps(response, tap, by))

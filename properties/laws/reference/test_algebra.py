@@ -1,6 +1,7 @@
 """Growing as an operation: identity, composition, inverse, linearity, equivariance."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from .. import claims
 from ..domain import table
 from ..models import Case, weights
 from ..registry import law, reference
-from ..strategies import cases, fewer
+from ..strategies import cases, fewer, placements
 
 maskable_cases = st.sampled_from(sorted(MASKED)).flatmap(lambda f: cases(family=f))
 PARTED = Policies(rotary="parted")
@@ -92,10 +93,11 @@ def test_heads_and_head_dim_commute(case: Case) -> None:
 
 
 @law(reference, claim=claims.ALGEBRA)
-@given(case=cases())
-def test_shrink_inverts_grow(case: Case) -> None:
+@given(drawn=cases().flatmap(lambda case: st.tuples(st.just(case), placements(case))))
+def test_shrink_inverts_grow(drawn: tuple[Case, dict[str, Any]]) -> None:
     """shrink(grow(m)) = m: to one rounding, up to the mean where growing centred."""
-    growth = plan_model(case.hf_config, case.target)
+    case, where = drawn
+    growth = plan_model(case.hf_config, case.target, Policies(**where))
     old = state_of(case.model())
     grown = grow_state(old, growth)
     back = shrink_state(grown, growth)
