@@ -11,6 +11,7 @@ import sys
 from ..errors import report
 from ..errors.ledger import LedgerError, Tally
 from ..errors.report import Shown
+from ..laws.promises import PROMISES
 from . import document, edition
 from .changes import changes
 from .document import COUNTS, Score
@@ -49,7 +50,7 @@ def badge(score: Score) -> str:
     rows = [
         Tally(promise=row.promise, family=row.family, axis=row.axis,
               **{name: vars(row)[name] for name in COUNTS})
-        for row in score.score
+        for row in score.score if row.promise in PROMISES
     ]  # fmt: skip
     label = f"growproof {score.edition}".strip()
     return report.badge(

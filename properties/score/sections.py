@@ -10,7 +10,7 @@ from ..errors.charts import Bar, Bars, Cell, Grid, Part, Tick
 from ..errors.ledger import Record
 from ..errors.sections import UNIT, Page, Section, number
 from ..laws.domain import AXES, known_families
-from ..laws.registry import PROMISES
+from ..laws.promises import PROMISES
 from .changes import Changed
 from .document import COUNTS, Row, Score
 

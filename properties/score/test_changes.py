@@ -12,7 +12,7 @@ import pytest
 from ..errors.ledger import LedgerError
 from . import report
 from .changes import CLAIM, OURS, YOURS, Changed, changes
-from .document import Score, dumps
+from .document import Row, Score, dumps
 from .samples import HOSTILE, law, red, score
 
 FAILED = {"llama-hidden": "failed", "llama-mlp": "passed"}
@@ -134,7 +134,9 @@ def test_a_part_of_the_laws_is_not_called_all(tmp_path: Path) -> None:
     assert code == 0
     assert "(a part of the laws was run)" in told["markdown"].splitlines()[0]
     assert json.loads(told["badge"])["label"] == "growproof (in part)"
-    _, told = forms(tmp_path, score(edition="2027"))
+    own = Row(promise="reference", family="all", axis="all", tier="sampled", passed=5)
+    _, told = forms(tmp_path, score(edition="2027", score=[own, *score().score]))
+    assert json.loads(told["badge"])["message"] == "lossless", "reference is no promise"
     assert json.loads(told["badge"])["label"] == "growproof 2027"
     assert "edition 2027" in told["html"]
 
