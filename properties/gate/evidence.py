@@ -362,10 +362,6 @@ def nearest(
     new: Any, source: Callable[[], Any], target: Mapping[str, int], *, padded: bool
 ) -> tuple[Any, State]:
     """The right growth that is likest, and where the old entries lie in it."""
-    loud = source()
-    with torch.no_grad():
-        for p in loud.parameters():
-            p.copy_(torch.randn(p.shape).abs() + 0.5)
     found = []
     for options in (
         {},
@@ -375,32 +371,41 @@ def nearest(
             ValueError, NotImplementedError
         ):  # it has one way only
             right = growproof.grow(source(), dict(target), **options)
-            where = growproof.grow(copy.deepcopy(loud), dict(target), **options)
-            found += reordered(new, right, where, source(), padded)
-    right, where = min(found, key=lambda pair: unlike(new, pair[0]))
+            changes = reorderings(new, right, source(), padded=padded)
+            found += [(turned(right, change), options, change) for change in changes]
+    right, options, change = min(found, key=lambda one: unlike(new, one[0]))
+    loud = source()
+    with torch.no_grad():
+        for p in loud.parameters():
+            p.copy_(torch.randn(p.shape).abs() + 0.5)
+    where = turned(growproof.grow(loud, dict(target), **options), change)
     return right, {n: w != 0 for n, w in state(where).items()}
 
 
-def reordered(
-    new: Any, right: Any, where: Any, old: Any, padded: bool
-) -> Iterator[tuple[Any, Any]]:
-    """The right growth, and with its values in front of each head, or in new's order."""
-    yield right, where
+Change = Callable[[State], State]
+
+
+def reorderings(new: Any, right: Any, old: Any, *, padded: bool) -> Iterator[Change]:
+    """What may be done to a right growth: nothing, values in front, all in new's order."""
+    yield lambda state: state
     rotary = "parted" if theta_of(right) != theta_of(old) else None
     plan = Growth(
         old=decoder_of(old.config), new=decoder_of(right.config),
         policies=Policies(norm="scaled", rotary=rotary),
     )  # fmt: skip
-    order = behind(plan).argsort()
-    front = [loads(copy.deepcopy(m), moved(state_of(m), order)) for m in (right, where)]
-    yield front[0], front[1]
+    front = behind(plan).argsort()
+    if not torch.equal(front, torch.arange(len(front))):
+        yield lambda state: moved(state, front)
     if not padded:
         with contextlib.suppress(GrowthError, RuntimeError):  # then it is no such model
             steps = orders(state_of(new), state_of(right), plan.new)
-            yield tuple(
-                loads(copy.deepcopy(m), in_order(state_of(m), steps))
-                for m in (right, where)
-            )
+            if steps:
+                yield lambda state: in_order(state, steps)
+
+
+def turned(model: Any, change: Change) -> Any:
+    """A copy of the model, its weights in another order."""
+    return loads(copy.deepcopy(model), dict(change(state_of(model))))
 
 
 def unlike(new: Any, right: Any) -> tuple[int, bool]:
@@ -425,7 +430,8 @@ def differences(
     stored = [*wrong_parameters(rows, old, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
     if stored and said and only_live(old, new):
-        stored, said = [], [f"right in memory, lost when saved: {'; '.join(said)}"]
+        stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
+        said = [f"right in memory, lost when saved: {'; '.join(said)}"]
     return [*stored, *said, *manners(old, new, right, fresh)]
 
 
@@ -443,7 +449,7 @@ def logits(model: Any) -> Tensor:
     """The logits of every token in turn, in float64."""
     ids = torch.arange(model.config.vocab_size)[None]
     with torch.no_grad():
-        return copy.deepcopy(model).double().eval()(ids).logits
+        return copy.deepcopy(model).double().eval()(ids, use_cache=False).logits
 
 
 def wrong_parameters(
@@ -457,7 +463,7 @@ def wrong_parameters(
             rows = [row for row in rows if row not in both]
     for said, names in rows:
         idle = said.startswith("the new entries") or said.endswith("'s")
-        readers = [n for n in names if kind_of(n) not in WRITERS]
+        readers = [n for n in names if kind_of(n).removesuffix(".bias") not in WRITERS]
         alone = padded and len(rows) == 1
         if idle and not alone and not moves(new, right, readers):
             names = [n for n in names if n not in readers]

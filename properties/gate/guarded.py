@@ -8,6 +8,9 @@ grower has its own patches of torch; the laws have torch's own functions.
 
 from __future__ import annotations
 
+import gc
+import logging
+import operator
 import os
 import sys
 import time
@@ -33,6 +36,13 @@ HOMES: tuple[Home, ...] = (
     torch.testing, torch.linalg,
 )  # fmt: skip
 Patches = dict[tuple[Home, str], Any]
+# what a tensor's operators are called, from either side
+OPERATORS = {
+    f"__{side}{name.strip('_')}__"
+    for name in vars(operator)
+    if name.startswith("__")
+    for side in ("", "r", "i")
+} | {"__bool__", "__float__", "__int__", "__len__"}
 
 
 def members(home: Home) -> dict[str, Any]:
@@ -49,12 +59,14 @@ def functions() -> Patches:
         (home, name): value
         for home in HOMES
         for name, value in members(home).items()
-        if callable(value) and not name.startswith("__")
+        if callable(value)
+        and (not name.startswith("__") or (home is torch.Tensor and name in OPERATORS))
     }
 
 
 OURS = functions()  # taken before a grower is imported: the gate imports this module
 theirs: Patches = {}
+SUPERVISED = os.environ.get(FOLDER)  # as it was before a grower could change it
 
 
 def put(patches: Patches) -> None:
@@ -75,20 +87,60 @@ def take_back() -> None:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Put the process back as it was, whatever is done to it meanwhile."""
-    path, folder = list(sys.path), os.getcwd()
-    streams = sys.stdin, sys.stdout, sys.stderr
+    streams, process = (sys.stdin, sys.stdout, sys.stderr), os.getpid()
     lent = tuple(Lent(stream) for stream in streams[1:])
-    sys.stdout, sys.stderr = lent  # pyright: ignore[reportAttributeAccessIssue]
-    put(theirs)
+    with undisturbed_interpreter(), undisturbed_system():
+        sys.stdout, sys.stderr = lent  # pyright: ignore[reportAttributeAccessIssue]
+        put(theirs)
+        try:
+            with noted():
+                yield
+        finally:
+            if os.getpid() != process:  # a copy of this process, which judges nothing
+                os._exit(0)
+            take_back()
+            sys.stdin, sys.stdout, sys.stderr = streams
+
+
+@contextmanager
+def undisturbed_interpreter() -> Iterator[None]:
+    """sys.path, modules, the recursion limit, garbage collection and logging."""
+    path, modules, depth = list(sys.path), dict(sys.modules), sys.getrecursionlimit()
+    collects, silence = gc.isenabled(), logging.root.manager.disable
     try:
-        with noted():
-            yield
+        yield
     finally:
-        take_back()
-        sys.stdin, sys.stdout, sys.stderr = streams
+        sys.setrecursionlimit(depth)
         sys.path[:] = path
-        if os.getcwd() != folder:
-            os.chdir(folder)
+        sys.modules.update(modules)
+        if collects:
+            gc.enable()
+        logging.disable(silence)
+
+
+@contextmanager
+def undisturbed_system() -> Iterator[None]:
+    """The folder, the environment but for what was added, and where 1 and 2 lead."""
+    folder, environment = os.getcwd(), dict(os.environ)
+    kept = {number: os.dup(number) for number in (1, 2) if identity(number)}
+    try:
+        yield
+    finally:
+        for number, spare in kept.items():
+            if identity(number) != identity(spare):
+                os.dup2(spare, number)
+            os.close(spare)
+        os.environ.update(environment)
+        os.chdir(folder)
+
+
+def identity(number: int) -> tuple[int, int] | None:
+    """Which file a descriptor leads to, if it is open."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Lent:
@@ -122,13 +174,22 @@ def guarded(name: str, act: Callable[[], Any]) -> Any:
         except BaseException as error:
             home = type(error).__module__.split(".")[0]
             control = home in ("_pytest", "pytest", "hypothesis", "unittest")
-            if isinstance(error, Exception) and not control:
+            words = spoken(error)
+            if isinstance(error, Exception) and not control and words is not None:
                 raise
-            said = " ".join(f"{type(error).__name__}: {error}".split())
+            said = " ".join(f"{type(error).__name__}: {words or ''}".split())
             raise Misbehaved(
                 f"{name} raised {said}: a grower returns a model, or declines with "
                 "NotImplementedError"
             ) from None
+
+
+def spoken(error: BaseException) -> str | None:
+    """What an exception says, or None where saying it fails."""
+    try:
+        return str(error)
+    except Exception:
+        return None
 
 
 def refuse_meta(name: str, grown: Any, model: Any) -> None:
@@ -147,11 +208,10 @@ def refuse_meta(name: str, grown: Any, model: Any) -> None:
 @contextmanager
 def growing() -> Iterator[None]:
     """Leave a note for as long as the grower runs: who waits can tell for how long."""
-    folder = os.environ.get(FOLDER)
-    if not folder:
+    if not SUPERVISED:
         yield
         return
-    note = Path(folder) / f"growing-{os.getpid()}"
+    note = Path(SUPERVISED) / f"growing-{os.getpid()}"
     note.write_text(repr(time.time()))
     try:
         yield
@@ -161,5 +221,5 @@ def growing() -> Iterator[None]:
 
 def tell(name: str, said: Mapping[str, Any] | str) -> None:
     """Leave a word for who supervises, if somebody does."""
-    if folder := os.environ.get(FOLDER):
-        (Path(folder) / name).write_text(str(said), encoding="utf-8")
+    if SUPERVISED:
+        (Path(SUPERVISED) / name).write_text(str(said), encoding="utf-8")

@@ -30,7 +30,7 @@ SAYS = {
     "training_mode": r"comes back in training mode",
     "layer_idx_stale": r"self_attn.layer_idx is 2, expected 3",
     "output_1e6": r"o_proj is scaled by 1.000001, expected no scale",
-    "halves_together_in_key": r"k_proj holds the right entries in other places",
+    "halves_together_in_key": r"k_proj is padded at the end of each head, not of its rotary",
     "embedding_centred_rms": r"a mean is removed from embed_tokens",
     "output_new_lanes": r"the new entries of o_proj hold up to 1e-06, expected 0",
     "value_bias_lost": r"v_proj.bias is zero: the old entries are not there",
@@ -39,7 +39,7 @@ SAYS = {
     "generation_shared": r"generation_config is one object",
     "unfrozen": r"requires_grad of every parameter is True, expected False",
     "mask_ignored": r"the model.forward was replaced",
-    "layers_copied": r"every parameter of layer 3 holds what is layer 2's",
+    "layers_copied": r"down_proj and o_proj of layer 3 hold what is layer 2's",
 }
 CASE = Case(
     family="llama",

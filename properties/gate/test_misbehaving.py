@@ -1,6 +1,9 @@
 """Whatever a grower does, the run ends with a verdict on it, or without one and says why."""
 
+import gc
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import growproof.supervised as supervision
 import pytest
 import torch
 from growproof.supervised import FOLDER, supervised
@@ -18,7 +22,7 @@ from .judged import Judged
 from .loading import BrokenGrower, load_grower
 
 GROWERS = """
-import os, sys, time
+import gc, logging, os, shutil, sys, tempfile, time
 import growproof, hypothesis, pytest, torch, unittest
 
 exits = lambda model, target: sys.exit(0)
@@ -39,6 +43,17 @@ def odd(model, target):
 def generator(model, target):
     raise GeneratorExit
 
+class Mute(Exception):
+    def __str__(self):
+        raise ValueError
+
+def mute(model, target):
+    raise Mute
+
+def forks(model, target):
+    os.fork()
+    return growproof.grow(model, target)
+
 def raises(model, target):
     raise ZeroDivisionError("as usual")
 
@@ -53,7 +68,19 @@ def rude(model, target):
     sys.stdout.close()
     sys.stderr = None
     sys.path.clear()
-    os.chdir("/")
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    shutil.rmtree(folder)
+    os.close(2)
+    os.environ.clear()
+    del sys.modules["growproof"], sys.modules["pytest"]
+    sys.setrecursionlimit(300)
+    gc.disable()
+    logging.disable(50)
+    rude.mode = torch.inference_mode(True)
+    rude.mode.__enter__()
+    torch.set_default_device("meta")
+    torch.Tensor.__sub__ = torch.Tensor.__rsub__ = lambda a, b: a
     torch.set_grad_enabled(False)
     torch.set_default_dtype(torch.float64)
     torch.equal = torch.allclose = torch.testing.assert_close = lambda *a, **k: True
@@ -82,7 +109,7 @@ RAISING = {
     "exits": "raised SystemExit: 0", "quits": "raised SystemExit", "odd": "Odd: neither here nor",
     "skips": "Skipped: never mind", "xfails": "as expected", "fails": "Failed: no",
     "stops": "Exit: enough", "rejects": "UnsatisfiedAssumption", "skips_test": "SkipTest: no",
-    "generator": "GeneratorExit", "meta": "parameters on the meta device",
+    "generator": "GeneratorExit", "mute": "raised Mute:", "meta": "parameters on the meta device",
 }  # fmt: skip
 
 
@@ -122,6 +149,7 @@ def test_what_is_usual_stays_itself(growers: Path) -> None:
 def test_the_process_is_put_back(growers: Path) -> None:
     """Streams, path, folder, modes and torch's functions; its patches are its own."""
     before = sys.stdout, list(sys.path), os.getcwd(), torch.equal, torch.Tensor.equal
+    kept, depth = dict(os.environ), sys.getrecursionlimit()
     try:
         judged(growers, "rude")
         assert sys.stdout is before[0]
@@ -130,12 +158,26 @@ def test_the_process_is_put_back(growers: Path) -> None:
         assert {*before[1]} <= {*sys.path}
         assert os.getcwd() == before[2]
         assert (torch.equal, torch.Tensor.equal) == before[3:]
+        assert os.fstat(2)
+        assert (dict(os.environ), sys.getrecursionlimit()) == (kept, depth)
+        assert sys.modules["pytest"] is pytest
+        assert gc.isenabled()
+        assert logging.root.manager.disable == 0
         assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert torch.get_default_device() == torch.device("cpu")
+        assert float(torch.ones(()) - torch.ones(())) == 0
         assert torch.get_default_dtype() == torch.float32
         assert not torch.equal(torch.zeros(1), torch.ones(1))
         judged(growers, "proud")
     finally:
         guarded.theirs.clear()
+
+
+def test_a_copy_of_the_process_judges_nothing(growers: Path) -> None:
+    """What comes back from a grower in another process ends there."""
+    assert judged(growers, "forks") is not None
+    assert os.wait()[1] == 0
 
 
 def check(growers: Path, name: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -183,21 +225,43 @@ NOTES = f"import os, sys, time, pathlib; p = pathlib.Path(os.environ[{FOLDER!r}]
         ("(p / 'verdict').write_text('3'); sys.exit(3)", 4, "an internal error"),
         ("(p / 'started').write_text('yes'); sys.exit(4)", 4, "ended with code 4"),
         ("(p / 'started').write_text('yes'); os.abort()", 4, "by signal SIGABRT"),
+        ("(p / 'verdict').write_text('1'); time.sleep(60)", 1, ""),
         ("sys.exit(4)", 4, ""),
         ("sys.exit(0)", 4, "ended with code 0"),
         ("(p / 'growing-1').write_text('0'); time.sleep(60)", 4, "more than 1 s"),
     ],
 )
 def test_a_verdict_is_a_note(
-    program: str, code: int, said: str, capfd: pytest.CaptureFixture[str]
+    program: str,
+    code: int,
+    said: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An exit code alone is none, whatever it is."""
     begun = time.monotonic()
+    monkeypatch.setattr(supervision, "GRACE", 0.5)
     command = [sys.executable, "-S", "-c", NOTES + program]
     assert supervised(command, dict(os.environ), 1) == code
     assert time.monotonic() - begun < 20
     err = capfd.readouterr().err
     assert (said in err and "no verdict: " in err) if said else not err
+
+
+def test_who_ends_it_ends_the_run(tmp_path: Path) -> None:
+    """SIGTERM, as a CI service sends it, reaches the run."""
+    run = f"import pathlib, os; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
+    program = (
+        "import sys, growproof.supervised as s; "
+        f"s.supervised([sys.executable, '-S', '-c', {run + '; import time; time.sleep(60)'!r}], {{}}, None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program])
+    while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 from ..laws.domain import AXES
 from ..laws.registry import PROMISES
 
-# numbers, dtypes, and which layers
-NUMBER = re.compile(r"(?<= of) layers? \d[\d, ]*(?!\.)|\bb?float\d+|\d[\d.e+-]*")
+# which layers, dtypes, and numbers
+NUMBER = re.compile(r" of layers? \d+(?:, \d+)*|\bb?float\d+|\d[\d.e+-]*")
 NAME = r"\w+(?:\.bias)?"
 NAMED = re.compile(
     rf"({NAME}(?:, {NAME})*(?: and {NAME})?) (?:is|are|holds?|differs?)\b"

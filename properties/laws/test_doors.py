@@ -1,9 +1,11 @@
 """One function, whichever door it is entered by: live, and saved and loaded again."""
 
+import copy
 import tempfile
 from typing import Any
 
 import torch
+from growproof.models import build, state_of
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
@@ -17,6 +19,8 @@ from .strategies import cases, fewer
 from .test_hygiene import generation, quietly
 from .world import GENERATION, changed
 
+LAST = 1.0  # of the largest logit: the same sums in the same order leave nothing
+
 
 @law(hygiene, claim=claims.HYGIENE)
 @fewer(3)
@@ -28,6 +32,24 @@ def test_every_door_leads_to_one_function(grower, case: Case) -> None:
         logits = model(case.ids, use_cache=False).logits
     for name in DOORS:
         through(name, model, case.ids, logits)
+
+
+@law(hygiene, claim=claims.PRECISION, dtype=("float32", "bfloat16", "float16"))
+@fewer(3)
+@given(case=cases(max_tokens=6))
+def test_the_live_model_is_its_weights(grower, dtype: str, case: Case) -> None:
+    """In bf16, fp16, fp32 the live model's logits are those of its config and weights."""
+    model = grow(case, grower, getattr(torch, dtype)).model.eval()
+    live = copy.deepcopy(model)  # its memory lies as that of the other does
+    made = build(copy.deepcopy(model.config), state_of(model)).eval()
+    with torch.no_grad():
+        got, expected = (m(case.ids, use_cache=False).logits for m in (live, made))
+    scale = expected.abs().max().clamp_min(torch.finfo(live.dtype).tiny)
+    worst = float((got - expected).abs().max() / scale) / torch.finfo(live.dtype).eps
+    assert worst <= LAST, (
+        f"the live model in {dtype} is {worst:.3g} roundings off what its config and "
+        "weights say: something else lives in it"
+    )
 
 
 def scalars_of(live: Any, loaded: Any, dtype: torch.dtype) -> Any:

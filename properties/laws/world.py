@@ -88,8 +88,16 @@ def torch_stock() -> Stock:
         "torch's number of threads": torch.get_num_threads(),
         "torch's matmul precision": torch.get_float32_matmul_precision(),
         "transformers' verbosity": logging.get_verbosity(),
-        "the current directory": os.getcwd(),
+        "the current directory": folder(),
     }
+
+
+def folder() -> str:
+    """The current directory, or that there is none any more."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a directory that is gone"
 
 
 def source_stock(model: Any) -> Stock:
@@ -150,6 +158,9 @@ def generators() -> dict[str, Any]:
     return {name: state() for name, state in GENERATORS.items()}
 
 
+HELD: list[Any] = []  # modes of torch that end with what is here
+
+
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """torch's settings are what they were, whatever a grower does to them."""
@@ -159,10 +170,16 @@ def kept() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
     )
     warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    verbosity = logging.get_verbosity()
+    verbosity, device = logging.get_verbosity(), torch.get_default_device()
+    inference = torch.is_inference_mode_enabled()
     try:
         yield
     finally:
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+        if torch.is_inference_mode_enabled() != inference:
+            HELD.append(torch.inference_mode(inference))  # the other's holder is lost
+            HELD[-1].__enter__()
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
         torch.set_num_threads(threads)

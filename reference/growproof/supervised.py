@@ -6,6 +6,7 @@ the run leaves at its end, and not the exit code; and a note that a growth has b
 which none is taken away in time, ends the run.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 FOLDER = "GROWPROOF_SUPERVISED"
 USAGE, INTERNAL = 4, 3
 PAUSE = 0.1  # seconds between two looks
+GRACE = 10.0  # seconds that a run may go on behind its verdict
 
 
 def supervised(
@@ -32,6 +34,7 @@ def supervised(
         run = subprocess.Popen(
             command, env={**environment, FOLDER: name}, start_new_session=bool(limit)
         )
+        asked = signal.signal(signal.SIGTERM, terminated)
         try:
             late = watch(run, folder, limit)
         except KeyboardInterrupt:
@@ -39,6 +42,11 @@ def supervised(
                 stop(run)
             run.wait()
             raise
+        except SystemExit:  # who ends this process ends the run
+            stop(run)
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, asked)
         if late:
             return unjudged(f"a growth took more than {limit:g} s (--grower-timeout)")
         verdict = read(folder / "verdict")
@@ -48,16 +56,30 @@ def supervised(
 
 
 def watch(run: "subprocess.Popen[bytes]", folder: Path, limit: float | None) -> bool:
-    """Wait for the run. True where one growth was over the limit, and it was ended."""
+    """Wait for the run. True where one growth was over the limit, and it was ended.
+
+    A run that does not end behind its verdict, for a thread that a grower left, is ended.
+    """
+    behind = math.inf
     while True:
         try:
             run.wait(PAUSE)
             return False
         except subprocess.TimeoutExpired:
             begun = [float(read(note) or "inf") for note in folder.glob("growing-*")]
+            if read(folder / "verdict").isdecimal():
+                behind = min(behind, time.time())
+            if time.time() - behind > GRACE:
+                stop(run)
+                return False
             if limit and begun and time.time() - min(begun) > limit:
                 stop(run)
                 return True
+
+
+def terminated(number: int, frame: object) -> None:
+    """SIGTERM, as an exception."""
+    raise SystemExit(128 + number)
 
 
 def read(note: Path) -> str:
