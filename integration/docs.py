@@ -232,7 +232,8 @@ OF_LINE = {
 def changed(fault: Fault, example: Example) -> tuple[set[str], set[str]]:
     """Parts and config entries that differ from a right grower's, on this example."""
     case = example["case"]
-    options = {k: v for k, v in fault.options.items() if k != "norm"}
+    options = dict(fault.chosen(case.hf_config, case.target))
+    options.pop("norm", None)
     if fault.law.__name__ == "test_new_parameters_train":
         options["fill"] = "trainable"
     good = growproof.grow(case.model(), case.target, **options)

@@ -363,10 +363,9 @@ def nearest(
 ) -> tuple[Any, State]:
     """The right growth that is likest, and where the old entries lie in it."""
     found = []
-    for options in (
-        {},
-        {"rotary": "parted"},
-    ):  # each way of giving full rotary new lanes
+    # each way of giving full rotary new lanes
+    ways: tuple[dict[str, Any], ...] = ({}, {"rotary": "parted"})
+    for options in ways:
         with contextlib.suppress(
             ValueError, NotImplementedError
         ):  # it has one way only
@@ -382,7 +381,7 @@ def nearest(
     return right, {n: w != 0 for n, w in state(where).items()}
 
 
-Change = Callable[[State], State]
+Change = Callable[[State], Mapping[str, Tensor]]
 
 
 def reorderings(new: Any, right: Any, old: Any, *, padded: bool) -> Iterator[Change]:

@@ -93,7 +93,7 @@ def both(a: Fault, b: Fault) -> Fault:
         stage: after(stage) for stage in ("table", "state", "config", "model")
     }
     return Fault(
-        name=f"{a.name}+{b.name}", says="", law=a.law, reason="", options=a.options | b.options,
+        name=f"{a.name}+{b.name}", says="", law=a.law, reason="", options=lambda *x: a.chosen(*x) | b.chosen(*x),
         **stages,
     )  # fmt: skip
 

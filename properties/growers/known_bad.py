@@ -79,11 +79,15 @@ class Fault:
     model: Callable[[Any, Any, Growth], Any] | None = None
     does: Callable[[Any, Any], object] | None = None
 
+    def chosen(self, config: Any, target: Target) -> dict[str, Any]:
+        """The options of growproof's own growth for this config and target."""
+        options = self.options
+        return options(config, target) if callable(options) else options
+
     def __call__(self, model: Any, target: Target) -> Any:
         """The grown model, with the fault in it."""
-        options = self.options
-        chosen = options(model.config, target) if callable(options) else options
-        growth = plan_model(model.config, target, Policies(**chosen))
+        policies = Policies(**self.chosen(model.config, target))
+        growth = plan_model(model.config, target, policies)
         table = parameters(growth.old, growth)
         if self.table:
             table = self.table(table, growth)

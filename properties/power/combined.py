@@ -52,7 +52,7 @@ def both(first: Fault, second: Fault) -> Fault:
 
     return dataclasses.replace(
         first, name=f"{first.name}+{second.name}", table=table, model=model,
-        options=first.options | second.options,
+        options=lambda *x: first.chosen(*x) | second.chosen(*x),
         **{n: after(getattr(first, n), getattr(second, n))
            for n in ("state", "config", "does")},
     )  # fmt: skip
