@@ -124,7 +124,6 @@ WAYS: dict[str, dict[str, tuple[dict[str, Any], dict[str, int], tuple[str, ...]]
         "vocabulary, tied": ({"tie_word_embeddings": True}, {"vocab_size": 16}, ("vocab",)),
     },
     "stablelm": {
-        "repeated": ({}, {"num_key_value_heads": 4}, ("dealt",)),
         "all, dealt": (
             {"hidden_size": 24, "num_attention_heads": 6}, {"hidden_size": 48, **DEALT},
             ("dealt",)),

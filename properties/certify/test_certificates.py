@@ -121,22 +121,6 @@ def test_surviving_rope_types_are_certified(rope: dict[str, Any]) -> None:
     assert found.verdict == "certified", found.reason
 
 
-BY_POLICY = {
-    "neurons in two blocks": ({"spread": 2}, {"intermediate_size": 10}),
-    "a layer behind each": ({"depth": "every:1"}, {"num_hidden_layers": 4}),
-    "lanes between": ({"rotary": "between"}, {"head_dim": 8}),
-    "halves parted": ({"rotary": "parted"}, {"head_dim": 8}),
-}
-
-
-@pytest.mark.parametrize("way", BY_POLICY)
-def test_every_placement_is_certified(way: str) -> None:
-    options, target = BY_POLICY[way]
-    found = judged(edited(lambda new, old: None, **options), "llama", target)
-    assert found.verdict == "certified", found.reason
-    assert found.entries["unrecognised"] == 0
-
-
 def fitted(name: str, grower: Any) -> Certificate:
     """The certificate of a grower on a built-in way of fitting a Llama to hardware."""
     case = next(c for c in cases() if (c.family, c.name) == ("llama", name))

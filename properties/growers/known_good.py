@@ -56,12 +56,15 @@ def option(**options: Any) -> Callable[[Any, Mapping[str, int]], Any]:
 
 
 def chosen(
-    options: Callable[[Any, Mapping[str, int]], fitting.Options],
+    *ways: Callable[[Any, Mapping[str, int]], fitting.Options],
 ) -> Callable[[Any, Mapping[str, int]], Any]:
     """growproof's own grower with options that a config and a target choose."""
 
     def grow(model: Any, target: Mapping[str, int]) -> Any:
-        return growproof.grow(model, target, **options(model.config, target))
+        options: dict[str, Any] = {}
+        for way in ways:
+            options |= way(model.config, target)
+        return growproof.grow(model, target, **options)
 
     return grow
 
@@ -358,10 +361,8 @@ GROWERS: tuple[Good, ...] = (
          grow=constructed),
     Good(name="centred", says="a stream that is centred without being widened",
          grow=centred),
-    Good(name="every_n", says="a new layer behind every n-th",
-         grow=chosen(fitting.everywhere)),
-    Good(name="in_blocks", says="the MLP's neurons in blocks, each padded at its end",
-         grow=chosen(fitting.in_blocks)),
+    Good(name="placed", says="a layer behind every n-th, neurons in blocks",
+         grow=chosen(fitting.everywhere, fitting.in_blocks)),
     Good(name="dealt_in_turn", says="a head to each copy in turn, not a share to each",
          grow=edited(fitting.moved_heads(fitting.in_turn)), promises=FUNCTION,
          with_features=("dealt",)),
