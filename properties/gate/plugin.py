@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import DOMAIN, USUAL, known_families
+from ..laws.domain import DOMAIN, EXTRAS, USUAL, known_families
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.models import Case
@@ -291,6 +291,9 @@ class Gate:
                 return f"{promise.name} (not claimed)"
         for feature in self.left_out:
             if feature in needed or item.get_closest_marker(feature):
+                return feature
+        for feature in (*known_families(), *EXTRAS):
+            if feature in needed and not DOMAIN.has(feature):
                 return feature
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         return DOMAIN.lacks(params)
