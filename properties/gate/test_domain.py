@@ -2,6 +2,7 @@
 
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from ..laws.domain import AXES, CORE, DOMAIN, needed
+from ..laws.registry import laws
 from ..laws.strategies import cases, smallest
 from . import score
 from .domain import UnknownName, narrow
@@ -141,3 +143,19 @@ def test_a_setup_error_is_no_verdict() -> None:
     assert said is not None
     assert "could not be set up" in said
     assert score.nothing_judged({"error": [error], "failed": [error]}, Asked()) is None
+
+
+@pytest.mark.parametrize(("needs", "reason"), [("llama", "llama"), ("qk_norm", "qk_norm"),
+                                               ("granite", None), ("mlp", None)])  # fmt: skip
+def test_what_is_not_claimed_is_not_replayed(
+    needs: str, reason: str | None, pytestconfig: pytest.Config
+) -> None:
+    """Not of a family or an option that the grower is not for, though none was left out."""
+    narrow([], [], ["granite"])
+    plugin: Any = pytestconfig.pluginmanager.get_plugin("growproof")
+    marks = [pytest.mark.needs(needs).mark]
+    item = SimpleNamespace(
+        function=laws()["logits_are_unchanged"].test, callspec=None,
+        iter_markers=lambda name: marks, get_closest_marker=lambda name: None,
+    )  # fmt: skip
+    assert plugin.left_out_by(item) == reason
