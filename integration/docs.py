@@ -221,8 +221,7 @@ CONFIG = {
 }  # fmt: skip
 ROOMS = {
     "test_hygiene": "what comes back", "test_world": "the world around",
-    "test_doors": "other ways in", "test_training": "training",
-    "test_decoder": "other ways in",
+    "test_doors": "other ways in", "test_decoder": "other ways in",
 }  # fmt: skip
 OF_LINE = {
     "norms": "attn_norm", "gate and up": "gate",
@@ -290,7 +289,6 @@ ABOUT = {
     "what comes back": "dtype, mode, memory, tying, sizes",
     "the world around": "settings, seeds, the source; two calls",
     "other ways in": "masks, labels, caches, saved and loaded",
-    "training": "what receives a gradient",
 }
 
 
