@@ -423,12 +423,15 @@ def differences(
     old: Any, new: Any, right: Any, placed: State, fresh: Any, *, varying: set[str],
     padded: bool,
 ) -> list[str]:  # fmt: skip
-    """What tells a grown model from a right one, a sentence each."""
-    config = [*fields(new, right, old)]
-    rows = [*parameters(old, new, right, placed, varying)]
-    stored = [*wrong_parameters(rows, old, new, right, padded=padded), *config]
+    """What tells a grown model from a right one, a sentence each.
+
+    old: what the grower was given, and may have changed. fresh: the same, untouched.
+    """
+    config = [*fields(new, right, fresh)]
+    rows = [*parameters(fresh, new, right, placed, varying)]
+    stored = [*wrong_parameters(rows, fresh, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
-    if stored and said and only_live(old, new):
+    if stored and said and only_live(fresh, new):
         stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
         said = [f"right in memory, lost when saved: {'; '.join(said)}"]
     return [*stored, *said, *manners(old, new, right, fresh)]
