@@ -362,13 +362,10 @@ def nearest(
     new: Any, source: Callable[[], Any], target: Mapping[str, int], *, padded: bool
 ) -> tuple[Any, State]:
     """The right growth that is likest, and where the old entries lie in it."""
+    ways: list[dict[str, Any]] = [{}, {"rotary": "parted"}]  # of full rotary's lanes
     found = []
-    # each way of giving full rotary new lanes
-    ways: tuple[dict[str, Any], ...] = ({}, {"rotary": "parted"})
     for options in ways:
-        with contextlib.suppress(
-            ValueError, NotImplementedError
-        ):  # it has one way only
+        with contextlib.suppress(ValueError, NotImplementedError):  # it has one alone
             right = growproof.grow(source(), dict(target), **options)
             changes = reorderings(new, right, source(), padded=padded)
             found += [(turned(right, change), options, change) for change in changes]
@@ -381,7 +378,7 @@ def nearest(
     return right, {n: w != 0 for n, w in state(where).items()}
 
 
-Change = Callable[[State], Mapping[str, Tensor]]
+Change = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def reorderings(new: Any, right: Any, old: Any, *, padded: bool) -> Iterator[Change]:
