@@ -428,9 +428,12 @@ def differences(
     rows = [*parameters(fresh, new, right, placed, varying)]
     stored = [*wrong_parameters(rows, fresh, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
-    if stored and said and only_live(fresh, new):
+    lost = "right in memory, lost when saved: "
+    if stored and only_live(fresh, new) and not said:
+        stored = [lost + cause for cause in stored]
+    elif stored and said and only_live(fresh, new):
         stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
-        said = [f"right in memory, lost when saved: {'; '.join(said)}"]
+        said = [lost + "; ".join(said)]
     return [*stored, *said, *manners(old, new, right, fresh)]
 
 
