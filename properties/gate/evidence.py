@@ -362,13 +362,10 @@ def nearest(
     new: Any, source: Callable[[], Any], target: Mapping[str, int], *, padded: bool
 ) -> tuple[Any, State]:
     """The right growth that is likest, and where the old entries lie in it."""
+    ways: list[dict[str, Any]] = [{}, {"rotary": "parted"}]  # of full rotary's lanes
     found = []
-    # each way of giving full rotary new lanes
-    ways: tuple[dict[str, Any], ...] = ({}, {"rotary": "parted"})
     for options in ways:
-        with contextlib.suppress(
-            ValueError, NotImplementedError
-        ):  # it has one way only
+        with contextlib.suppress(ValueError, NotImplementedError):  # it has one alone
             right = growproof.grow(source(), dict(target), **options)
             changes = reorderings(new, right, source(), padded=padded)
             found += [(turned(right, change), options, change) for change in changes]
@@ -381,7 +378,7 @@ def nearest(
     return right, {n: w != 0 for n, w in state(where).items()}
 
 
-Change = Callable[[State], Mapping[str, Tensor]]
+Change = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def reorderings(new: Any, right: Any, old: Any, *, padded: bool) -> Iterator[Change]:
@@ -423,14 +420,20 @@ def differences(
     old: Any, new: Any, right: Any, placed: State, fresh: Any, *, varying: set[str],
     padded: bool,
 ) -> list[str]:  # fmt: skip
-    """What tells a grown model from a right one, a sentence each."""
-    config = [*fields(new, right, old)]
-    rows = [*parameters(old, new, right, placed, varying)]
-    stored = [*wrong_parameters(rows, old, new, right, padded=padded), *config]
+    """What tells a grown model from a right one, a sentence each.
+
+    old: what the grower was given, and may have changed. fresh: the same, untouched.
+    """
+    config = [*fields(new, right, fresh)]
+    rows = [*parameters(fresh, new, right, placed, varying)]
+    stored = [*wrong_parameters(rows, fresh, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
-    if stored and said and only_live(old, new):
+    lost = "right in memory, lost when saved: "
+    if stored and only_live(fresh, new) and not said:
+        stored = [lost + cause for cause in stored]
+    elif stored and said and only_live(fresh, new):
         stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
-        said = [f"right in memory, lost when saved: {'; '.join(said)}"]
+        said = [lost + "; ".join(said)]
     return [*stored, *said, *manners(old, new, right, fresh)]
 
 

@@ -177,7 +177,8 @@ def guarded(name: str, act: Callable[[], Any]) -> Any:
             words = spoken(error)
             if isinstance(error, Exception) and not control and words is not None:
                 raise
-            said = " ".join(f"{type(error).__name__}: {words or ''}".split())
+            told = f": {words}" if words else ""
+            said = " ".join(f"{type(error).__name__}{told}".split())
             raise Misbehaved(
                 f"{name} raised {said}: a grower returns a model, or declines with "
                 "NotImplementedError"

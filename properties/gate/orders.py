@@ -15,6 +15,7 @@ from growproof.decoder import Decoder
 from growproof.padding import State
 from growproof.table import layer_of, rows, template_of
 from torch import Tensor
+from torch.nn.functional import normalize
 
 LIKE = 0.999  # of the cosine of two vectors that are one, scaled
 
@@ -68,17 +69,17 @@ def places(
 
 
 def features(state: State, at: dict[str, At]) -> Tensor:
-    """(items, …): all that the tensors hold of each item, in float64."""
+    """(items, …): all that the tensors hold of each item, each of them at one scale."""
     found = []
     for name, (dim, sizes, which) in at.items():
         items = state[name].double().unflatten(dim, sizes).movedim(dim + which, 0)
-        found.append(items.reshape(len(items), -1))
+        found.append(normalize(items.reshape(len(items), -1), dim=1))
     return torch.cat(found, 1)
 
 
 def matched(new: Tensor, right: Tensor) -> Tensor | None:
     """The order of the right items in which they are the new ones, scaled; None: no such."""
-    one, two = (torch.nn.functional.normalize(x, dim=1) for x in (new, right))
+    one, two = (normalize(x, dim=1) for x in (new, right))
     like, order = (one @ two.T).abs(), torch.full((len(new),), -1)
     for i in one.any(1).nonzero()[:, 0]:
         j = int(like[i].argmax())

@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import growproof
@@ -10,8 +12,12 @@ import pytest
 import torch
 
 from ..growers.known_bad import BY_NAME, Fault
+from ..growers.known_good import BY_NAME as GOOD
+from ..growers.known_good import Good
 from ..laws.models import Case
-from . import evidence, verdict
+from . import evidence, findings, verdict
+from .judged import Judged
+from .loading import Grower
 
 # known-bad grower → what its cause must say
 SAYS = {
@@ -131,6 +137,39 @@ def test_two_faults_are_two_causes() -> None:
     assert len(missed) <= len(pairs) // 10, missed
 
 
+def unscaled(good: Good) -> Callable[[Any, Any], Any]:
+    """A right grower, but for √(K'/K) on q."""
+
+    def grow(model, target):
+        grown = good(model, target)
+        for layer in grown.model.layers:
+            for p in layer.self_attn.q_proj.parameters():
+                p.data.div_(math.sqrt(2))
+        return grown
+
+    return grow
+
+
+@pytest.mark.parametrize(
+    "name", ["values_in_front", "values_elsewhere", "permuted_heads", "new_heads_first",
+             "between_neurons", "balanced"],
+)  # fmt: skip
+def test_what_has_no_effect_is_no_cause(name: str) -> None:
+    """Another order or a shared factor is none; beside a fault, it hides it in no way."""
+    assert causes(GOOD[name]) == []
+    found = causes(unscaled(GOOD[name]))
+    assert found == ["√(K'/K) is missing from q_proj"]
+
+
+def test_what_shows_in_one_state_alone_is_said() -> None:
+    """In bf16 and not in float64: the cause says so."""
+    judged = Judged(Grower("x:grow", BY_NAME["q_scale_missing_in_bf16"]))
+    judged(CASE.model(torch.bfloat16), CASE.target)
+    assert findings.caused(CASE, judged, padded=False) == [
+        "√(K'/K) is missing from q_proj (in bfloat16, not in float64)"
+    ]
+
+
 def cast(model, target):
     """A grower that casts the whole module, rotary frequencies included."""
     return growproof.grow(model, target).to(torch.bfloat16)
@@ -159,7 +198,7 @@ def garbage(model, target):
 @pytest.mark.parametrize(
     ("grow", "said"),
     [
-        (cast, "inv_freq is bfloat16, expected float32"),
+        (cast, "every parameter is bfloat16, expected float64"),
         (meta, "is on the meta device"),
         (extended, "norm.bias was added"),
         (garbage, "two calls give different weights"),
@@ -170,6 +209,14 @@ def garbage(model, target):
 def test_an_explanation_never_fails(grow, said: str) -> None:
     """Whatever comes back, something is said of it."""
     assert any(said in cause for cause in causes(grow)), causes(grow)
+
+
+def test_a_cast_module_is_told_as_that() -> None:
+    """Two sentences: its parameters and its frequencies, not what became of each."""
+    assert causes(cast) == [
+        "inv_freq is bfloat16, expected float32",
+        "every parameter is bfloat16, expected float64",
+    ]
 
 
 def test_one_cause_is_one_block_at_any_width() -> None:
@@ -186,6 +233,17 @@ def test_one_cause_is_one_block_at_any_width() -> None:
     }
     none = one | {"causes": [], "law": "is_certified", "size": 0, "axes": ""}
     assert list(verdict.by_cause([one, two, none])) == one["causes"]
+    three = one | {
+        "causes": ["q_proj and k_proj are zero: lost"], "promise": "hygiene",
+    }  # fmt: skip
+    four = three | {"causes": ["q_proj is zero: lost"], "law": "x"}
+    groups = verdict.by_cause([three, four, four, one])
+    assert list(groups) == [
+        *one["causes"],
+        *four["causes"],
+    ]  # promises first, the usual
+    short = verdict.blocks([three, four, one], 80)
+    assert sum("smallest" in line for line in short) == 1  # the first cause in full
     for width in (30, 60, 80):
         text = "\n".join(verdict.blocks([one, two, none], width))
         assert "layers.0.post_attention_layernorm:" in text

@@ -419,3 +419,19 @@ def test_a_wrong_grower_leaves_a_red_ledger(
     assert report.main([str(path)]) == 1
     first = capsys.readouterr().out.splitlines()[0]
     assert "othergrowers:grow_wrong violates" in first
+
+
+def test_a_replayed_law_has_its_own_promise(tmp_path: Path) -> None:
+    """-m lossless leaves out what replays a law of zero padding, as --without does."""
+    chosen, corpus = [], str(SUITE / "power" / "test_corpus.py")
+    for promise in ("lossless", "zero_padding"):
+        done = run(
+            tmp_path, "-m", "growproof.cli", "check", corpus, "-m", promise,
+            "-k", "where_faults_show", "--collect-only",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        chosen.append({x for x in done.stdout.split() if "where_faults_show[" in x})
+    assert all("[projections_are_padded-" not in name for name in chosen[0])
+    assert any("[projections_are_padded-" in name for name in chosen[1])
+    assert any("[logits_are_unchanged[" in name for name in chosen[0])
+    assert not chosen[0] & chosen[1]

@@ -109,7 +109,7 @@ RAISING = {
     "exits": "raised SystemExit: 0", "quits": "raised SystemExit", "odd": "Odd: neither here nor",
     "skips": "Skipped: never mind", "xfails": "as expected", "fails": "Failed: no",
     "stops": "Exit: enough", "rejects": "UnsatisfiedAssumption", "skips_test": "SkipTest: no",
-    "generator": "GeneratorExit", "mute": "raised Mute:", "meta": "parameters on the meta device",
+    "generator": "GeneratorExit", "mute": "raised Mute: a grower", "meta": "parameters on the meta device",
 }  # fmt: skip
 
 
