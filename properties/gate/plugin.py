@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import DOMAIN, EXTRAS, USUAL, known_families
+from ..laws.domain import DOMAIN, USUAL, known_families
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.models import Case
