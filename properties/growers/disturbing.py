@@ -316,7 +316,7 @@ WORLD: tuple[tuple[str, str, str, Callable[[Any, Any], object]], ...] = (
      "deterministic algorithms was",
      lambda m, t: torch.use_deterministic_algorithms(True, warn_only=True)),
     ("threads_left", "the number of threads is changed", "number of threads was",
-     lambda m, t: torch.set_num_threads(2)),
+     lambda m, t: torch.set_num_threads(torch.get_num_threads() + 1)),
     ("hook_left", "a hook stays on the source", "the source's hooks",
      lambda m, t: first(m).register_forward_hook(lambda *x: None)),
     ("buffer_left", "a buffer stays on the source", "the source's .*buffers.* added",
