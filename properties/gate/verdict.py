@@ -121,7 +121,8 @@ def blocks(findings: Sequence[Finding], width: int) -> list[str]:
     rest = [finding for finding in findings if id(finding) not in told]
     if rest:
         laws = ", ".join(dict.fromkeys(finding["law"] for finding in rest))
-        text = f"{len(rest)} more failures, of which no part is named: {laws}"
+        more = f"{len(rest)} more failure{'s' * (len(rest) > 1)}"
+        text = f"{more}, of which no part is named: {laws}"
         lines += ["", *wrapped(text, width, "", "  ")]
     return lines
 
