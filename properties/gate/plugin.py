@@ -291,7 +291,7 @@ class Gate:
             if feature in needed or item.get_closest_marker(feature):
                 return feature
         if unclaimed := sorted(needed & {*MORE} - DOMAIN.features):
-            return f"{unclaimed[0]} (not claimed)"
+            return unclaimed[0]
         params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
         return DOMAIN.lacks(params)
 
