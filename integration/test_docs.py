@@ -143,10 +143,8 @@ def test_a_pair_that_hides_a_fault_does() -> None:
     assert ("q_scale_missing", "q_scale_twice") in pairs, "they cancel"
     for one, other in pairs[:: max(1, len(pairs) // 20)]:
         assert combined.hidden(one, other), (one, other)
-    names = sorted(combined.STORED)
-    others = zip(names[::5], names[3::5], strict=False)
     checked = 0
-    for pair in others:
+    for pair in combined.PAIRS[:: len(combined.PAIRS) // 20]:
         assert combined.hidden(*pair) == (pair in pairs), pair
         checked += 1
     assert checked > 10
