@@ -20,7 +20,7 @@ from growproof.reading import text_in
 from transformers import AutoModelForCausalLM
 
 from properties.score import document
-from properties.score.document import COUNTS, Score
+from properties.score.document import COUNTS, Cause, Score
 
 from . import others
 from .others import FAMILIES, WITHOUT
@@ -86,7 +86,7 @@ OTHERS: dict[str, Other] = {
         source="Goddard et al. 2024, arXiv:2403.13257; Kim et al. 2023, arXiv:2312.15166",
         says="""Ranges of layers are stacked as they are, those in the middle twice. It does
             not say that it keeps the function, and does not: it is here for the difference
-            to the line above. Of `hygiene` it fails one law only, which looks for the layers
+            to the entry above. Of `hygiene` it fails one law only, which looks for the layers
             that are silent.""",
         change="""Two lines of a recipe make it exact: `scale: 0` for `o_proj` and for
             `down_proj` of the repeated layers, which mergekit's passthrough takes as
@@ -212,7 +212,7 @@ def words(text: str) -> str:
 def entry(name: str, other: Other) -> list[str]:
     """A grower's part of the page."""
     score = load(name)
-    causes = [f"- {cause.cause}: {len(cause.laws)} laws" for cause in score.causes]
+    causes = [f"- {cause.cause}: {laws_of(cause)}" for cause in score.causes]
     return [
         f"## {other.title}", "",
         f"`{name}`, after {other.source}. {words(other.says)}", "",
@@ -222,6 +222,11 @@ def entry(name: str, other: Other) -> list[str]:
         f"[Its score]({name}.json), made by", "",
         "```sh", score.command, "```", "",
     ]  # fmt: skip
+
+
+def laws_of(cause: Cause) -> str:
+    """1 law, 2 laws."""
+    return f"{len(cause.laws)} law{'s' * (len(cause.laws) > 1)}"
 
 
 def table(score: Score) -> list[str]:

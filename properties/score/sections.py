@@ -235,7 +235,8 @@ def expected(score: Score) -> Section:
 def outside(score: Score) -> Section:
     """What the verdict does not speak of."""
     rows = [["declined", c.what, str(c.times)] for c in score.declined]
-    others = [c for c in score.left_out if c.what in known_families()]
+    families = {*known_families(), *(f"{f} (not claimed)" for f in known_families())}
+    others = [c for c in score.left_out if c.what in families]
     rows += [
         ["left out", c.what, str(c.times)] for c in score.left_out if c not in others
     ]
