@@ -174,6 +174,8 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
             tokens.append(f"{name} {a}, expected {b}")
         elif name not in got or name not in wanted:
             yield f"{name} {b} is gone" if name not in got else f"{name} {a} was added"
+        elif isinstance(a, list) and isinstance(b, list) and len(a) != len(b):
+            yield f"{name} has {len(a)} entries, expected {len(b)}"
         elif isinstance(a, float) and isinstance(b, float):
             if not near(a, b):
                 told = f"{number(a, b)}, expected {number(b, a)}"

@@ -159,7 +159,8 @@ def domain(asked: Asked) -> list[str]:
         lines = [
             f"domain: {', '.join(sorted(asked.families))} in "
             f"{', '.join(sorted(asked.dtypes))}, up to {sizes}",
-            f"growths judged: {asked.calls['growths']}, of {axes}; nothing to grow in "
+            f"growths judged: {asked.calls['growths']}"
+            f"{f', of {axes}' if axes else ''}; nothing to grow in "
             f"{asked.calls['nothing to grow']} more",
         ]
     for reason, n in asked.declined.most_common(3):

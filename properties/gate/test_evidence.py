@@ -195,13 +195,26 @@ def garbage(model, target):
     return grown
 
 
+def typed():
+    """The case's model, with a list of what its layers are."""
+    model = source()
+    model.config.layer_types = ["full_attention"] * 3
+    return model
+
+
+def test_a_stale_list_is_told_by_its_length() -> None:
+    """layer_types, not extended: how long it is, not what stands in it."""
+    found = evidence.causes(typed, BY_NAME["layer_types_stale"], CASE.target)
+    assert found == ["layer_types has 3 entries, expected 4"]
+
+
 @pytest.mark.parametrize(
     ("grow", "said"),
     [
         (cast, "every parameter is bfloat16, expected float64"),
         (meta, "is on the meta device"),
         (extended, "norm.bias was added"),
-        (garbage, "two calls give different weights"),
+        (garbage, "two calls give different weights: lm_head"),
         (lambda model, target: 1 / 0, "it raises ZeroDivisionError"),
         (lambda model, target: None, "not known"),
     ],

@@ -270,12 +270,17 @@ def behind(growth: Growth) -> Tensor:
 
 
 def in_front(state: State, order: Tensor, old: int) -> bool:
-    """Whether values lie in the first K lanes of each head, and not where q and k lie."""
-    used = torch.zeros(len(order), dtype=torch.bool)
-    for name, w in state.items():
-        if name.endswith(".v.weight") and len(w) % len(order) == 0:
-            used |= w.unflatten(0, (-1, len(order))).any(-1).any(0)
-    return bool(used[order >= old].any()) and not used[old:].any()
+    """Whether values lie in the first K lanes of each head, and not where q and k lie:
+    as v writes them, and as o reads them."""
+    n, found = len(order), list[bool]()
+    for part, dim in (("v", 0), ("o", 1)):
+        used = torch.zeros(n, dtype=torch.bool)
+        for name, w in state.items():
+            if name.endswith(f".{part}.weight") and w.shape[dim] % n == 0:
+                used |= w.movedim(dim, 0).unflatten(0, (-1, n)).any(-1).any(0)
+        there = bool(used[order >= old].any()) or (dim == 1 and not used.any())
+        found.append(there and not bool(used[old:].any()))
+    return all(found)
 
 
 def moved(state: State, order: Tensor) -> State:
