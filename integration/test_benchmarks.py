@@ -1,6 +1,7 @@
 """How long growing takes, beside a copy of the same bytes and the article's own loop.
 
     pytest integration/test_benchmarks.py --benchmark-json=bench.json
+    GROWPROOF_BENCHMARK=large pytest …    # 271 million parameters, not 10
 
 Nothing here passes or fails by the clock. `extra_info` carries the ratios, which mean
 more than milliseconds on a shared machine, and the error of the very same call.
@@ -12,6 +13,7 @@ import copy
 import functools
 import importlib.util
 import math
+import os
 import shutil
 import subprocess
 import time
@@ -37,18 +39,23 @@ if importlib.util.find_spec("pytest_benchmark") is None:
         allow_module_level=True,
     )
 
-TARGET = {"hidden_size": 640}
+LARGE = os.environ.get("GROWPROOF_BENCHMARK") == "large"
+SIZES = {
+    "vocab_size": 32_000 if LARGE else 4096, "hidden_size": 1024 if LARGE else 512,
+    "intermediate_size": 2816 if LARGE else 1408, "num_hidden_layers": 16 if LARGE else 2,
+    "num_attention_heads": 16 if LARGE else 8, "num_key_value_heads": 16 if LARGE else 8,
+}  # fmt: skip
+TARGET = {"hidden_size": 5 * SIZES["hidden_size"] // 4}
+DTYPES = ["float32", "bfloat16"]
 
 
 @functools.cache
-def model() -> Any:
-    """A StableLm of 10 million parameters, bfloat16: 512 wide, 8 heads."""
+def model(dtype: str) -> Any:
+    """A StableLm of 10 million parameters, or of 271 million."""
     config = StableLmConfig(
-        vocab_size=4096, hidden_size=512, intermediate_size=1408, num_hidden_layers=2,
-        num_attention_heads=8, num_key_value_heads=8, use_qkv_bias=True,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return make(config, 0, dtype=torch.bfloat16)
+        **SIZES, use_qkv_bias=True, bos_token_id=None, eos_token_id=None
+    )
+    return make(config, 0, dtype=getattr(torch, dtype))
 
 
 def memcpy(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -96,17 +103,19 @@ def seconds(call: Callable[[], object], rounds: int = 5) -> float:
     return min(times)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("norm", ["centred", "scaled", "masked"])
-def test_growing(benchmark: Any, norm: Any) -> None:
-    """growproof.grow, 512 → 640; its time over a memcpy's, that of zeros and a copy of the
-    same bytes, and the article's loop."""
+def test_growing(benchmark: Any, norm: Any, dtype: str) -> None:
+    """growproof.grow, 4 → 5 wide; its time over a memcpy's, that of zeros and a copy of
+    the same bytes, and the article's loop."""
+    source = model(dtype)
     grown = benchmark.pedantic(
-        growproof.grow, args=(model(), TARGET), kwargs={"norm": norm}, rounds=5,
+        growproof.grow, args=(source, TARGET), kwargs={"norm": norm}, rounds=5,
         warmup_rounds=1,
     )  # fmt: skip
     copying = seconds(lambda: memcpy(state_of(grown)))
-    least = seconds(lambda: zeros_and_copy(state_of(model()), state_of(grown)))
-    looping = seconds(lambda: article_loop(model()), rounds=2)
+    least = seconds(lambda: zeros_and_copy(state_of(source), state_of(grown)))
+    looping = seconds(lambda: article_loop(source), rounds=2)
     if benchmark.stats is not None:  # None under --benchmark-disable
         taken = benchmark.stats.stats.min
         benchmark.extra_info |= {
@@ -118,10 +127,13 @@ def test_growing(benchmark: Any, norm: Any) -> None:
     say_error(benchmark, grown)
 
 
-def test_from_directory_to_directory(benchmark: Any, tmp_path: Path) -> None:
-    """growproof grow of files, 512 → 640; its time over that of `cp -r` of the result."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_from_directory_to_directory(
+    benchmark: Any, dtype: str, tmp_path: Path
+) -> None:
+    """growproof grow of files, 4 → 5 wide; its time over that of `cp -r` of the result."""
     source, destination = tmp_path / "source", tmp_path / "grown"
-    model().save_pretrained(source)
+    model(dtype).save_pretrained(source)
     benchmark.pedantic(
         grow_checkpoint, args=(source, destination, TARGET),
         kwargs={"force": True, "progress": False}, rounds=5, warmup_rounds=1,
@@ -153,7 +165,8 @@ def say_error(benchmark: Any, grown: Any) -> None:
 
 def error_of(grown: Any) -> ledger.Measured:
     """The grown model's logits against the original's, both in float64."""
-    ids = torch.arange(64)[None] * 37 % model().config.vocab_size
+    source = model(str(grown.dtype)[6:])
+    ids = torch.arange(64)[None] * 37 % source.config.vocab_size
     with torch.no_grad():
-        a, b = (copy.deepcopy(m).double()(ids).logits for m in (grown, model()))
-    return ledger.measure(a, b, n=model().config.hidden_size, dtype=torch.bfloat16)
+        a, b = (copy.deepcopy(m).double()(ids).logits for m in (grown, source))
+    return ledger.measure(a, b, n=source.config.hidden_size, dtype=grown.dtype)
