@@ -40,7 +40,7 @@ if importlib.util.find_spec("pytest_benchmark") is None:
     )
 
 LARGE = os.environ.get("GROWPROOF_BENCHMARK") == "large"
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 32_000 if LARGE else 4096, "hidden_size": 1024 if LARGE else 512,
     "intermediate_size": 2816 if LARGE else 1408, "num_hidden_layers": 16 if LARGE else 2,
     "num_attention_heads": 16 if LARGE else 8, "num_key_value_heads": 16 if LARGE else 8,
