@@ -40,7 +40,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _finite(x: float | None) -> float | None:
+def finite(x: float | None) -> float | None:
     """x, or null in JSON for what is not finite."""
     return x if x is not None and math.isfinite(x) else None
 
@@ -52,12 +52,12 @@ def pack(r: Record) -> dict[str, Any]:
         "count": r.count,
         "cases": r.cases,
         "nonfinite": r.nonfinite,
-        "ratio": _finite(r.ratio),
-        "ulps": _finite(r.ulps),
-        "relative": _finite(r.relative),
-        **{f"p{p}": _finite(r.quantile(p / 100)) for p in (50, 90, 99)},
+        "ratio": finite(r.ratio),
+        "ulps": finite(r.ulps),
+        "relative": finite(r.relative),
+        **{f"p{p}": finite(r.quantile(p / 100)) for p in (50, 90, 99)},
         "budget": r.budget,
-        "headroom": _finite(r.headroom),
+        "headroom": finite(r.headroom),
         "example": r.example,
         "sketch": " ".join(f"{b}:{n}" for b, n in sorted(r.bins.items())),
         "digest": f"{r.digest:016x}",
@@ -93,7 +93,7 @@ def dumps(ledger: Ledger) -> str:
     records = [pack(r) for _, r in sorted(ledger.records.items())]
     losses = [dataclasses.asdict(x) for x in ledger.losses.values()]
     for loss in losses:
-        loss.update({n: _finite(loss[n]) for n in ("original", "grown", "relative")})
+        loss.update({n: finite(loss[n]) for n in ("original", "grown", "relative")})
     lines = [f"{json.dumps(k)}: {json.dumps(v, indent=1)}" for k, v in head.items()]
     for name, rows in (("comparisons", records), ("losses", losses)):
         body = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
@@ -118,7 +118,9 @@ def read_json(text: str) -> Any:
 
 def loads(text: str) -> Ledger:
     """A ledger from what `dumps` made of it. LedgerError for anything else."""
-    data = _checked(read_json(text))
+    data = checked(
+        read_json(text), "an error ledger", "growproof-errors", VERSION, SCHEMA
+    )
     try:
         return _ledger(data)
     except (ValueError, OverflowError) as error:
@@ -151,17 +153,23 @@ def _run(data: Mapping[str, Any]) -> Run:
     return Run(**{**data, "failures": failures, "score": score})
 
 
-def _checked(data: Any) -> dict[str, Any]:
-    """The data, if it keeps the schema. LedgerError, with the place, if not."""
-    if not isinstance(data, dict) or data.get("format") != "growproof-errors":
-        raise LedgerError("it is not an error ledger (no format: growproof-errors)")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > VERSION:
+def checked(
+    data: Any, what: str, form: str, version: int, schema: Any
+) -> dict[str, Any]:
+    """The data, if it keeps the schema. LedgerError, with the place, if not.
+
+    what, form: what it must be, in words, and as its `format` says. version: of the
+    schema, as it is read here.
+    """
+    if not isinstance(data, dict) or data.get("format") != form:
+        raise LedgerError(f"it is not {what} (no format: {form})")
+    written = data.get("schema_version")
+    if isinstance(written, int) and written > version:
         raise LedgerError(
-            f"its schema is version {version}, and this growproof reads {VERSION}: "
+            f"its schema is version {written}, and this growproof reads {version}: "
             "a newer growproof wrote it"
         )
-    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator = jsonschema.Draft202012Validator(schema)
     if error := jsonschema.exceptions.best_match(validator.iter_errors(data)):
         raise LedgerError(f"at {error.json_path}: {error.message[:300]}")
     return data

@@ -11,7 +11,7 @@ import growproof
 import pytest
 import torch
 
-from ..growers.known_bad import BY_NAME, Fault
+from ..growers.known_bad import BY_NAME, both
 from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import Good
 from ..laws.models import Case
@@ -78,30 +78,6 @@ def causes_at(grow, target) -> list[str]:
 def causes(grow) -> list[str]:
     """What evidence says of a grower on the case."""
     return causes_at(grow, CASE.target)
-
-
-def both(a: Fault, b: Fault) -> Fault:
-    """One grower with the faults of two, one after the other at every stage."""
-
-    def after(stage: str):
-        first, second = getattr(a, stage), getattr(b, stage)
-        if stage == "table" and first and second:
-            return lambda table, growth: second(first(table, growth), growth)
-        if stage == "model" and first and second:
-            return lambda grown, model, growth: second(
-                first(grown, model, growth), model, growth
-            )
-        if first and second:
-            return lambda *x: (first(*x), second(*x))
-        return first or second
-
-    stages: dict[str, Any] = {
-        stage: after(stage) for stage in ("table", "state", "config", "model")
-    }
-    return Fault(
-        name=f"{a.name}+{b.name}", says="", law=a.law, reason="", options=lambda *x: a.chosen(*x) | b.chosen(*x),
-        **stages,
-    )  # fmt: skip
 
 
 def test_a_right_grower_has_no_cause() -> None:

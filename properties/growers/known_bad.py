@@ -105,6 +105,33 @@ class Fault:
         return grown
 
 
+def both(first: Fault, second: Fault) -> Fault:
+    """The first, and then the second: table, weights, config, model, and what it does."""
+
+    def after(one: Callable[..., Any] | None, two: Callable[..., Any] | None) -> Any:
+        """Two edits in place, one after the other."""
+        if not (one and two):
+            return one or two
+        return lambda *given: (one(*given), two(*given))
+
+    def table(rows: Any, growth: Any) -> Any:
+        for fault in (first, second):
+            rows = fault.table(rows, growth) if fault.table else rows
+        return rows
+
+    def model(grown: Any, source: Any, growth: Any) -> Any:
+        for fault in (first, second):
+            grown = fault.model(grown, source, growth) if fault.model else grown
+        return grown
+
+    return dataclasses.replace(
+        first, name=f"{first.name}+{second.name}", table=table, model=model,
+        options=lambda *x: first.chosen(*x) | second.chosen(*x),
+        **{n: after(getattr(first, n), getattr(second, n))
+           for n in ("state", "config", "does")},
+    )  # fmt: skip
+
+
 # --- changes of the table -------------------------------------------------------------
 
 

@@ -179,6 +179,20 @@ def repeat_residual(state: State, growth: Growth, repeats: int) -> None:
         state[name] = w.index_select(dim, lanes) * factor
 
 
+def edited(
+    edit: Callable[[State, State, Growth], object],
+) -> Callable[[Any, Mapping[str, int]], Any]:
+    """growproof's growth with its weights edited: (new, old, growth)."""
+
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        growth, old = plan_model(model.config, target), state_of(model)
+        state = grow_state(old, growth)
+        edit(state, old, growth)
+        return finish(model, growth, state)
+
+    return grow
+
+
 def mapped(
     pattern: str, change: Callable[[Tensor, int, Growth], Tensor]
 ) -> Callable[[Any, Mapping[str, int]], Any]:
@@ -187,17 +201,15 @@ def mapped(
     change: given the tensor, the dimension of its heads or neurons, and the growth.
     """
 
-    def grow(model: Any, target: Mapping[str, int]) -> Any:
-        growth = plan_model(model.config, target)
-        state = grow_state(state_of(model), growth)
+    def edit(state: State, old: State, growth: Growth) -> None:
+        del old
         for name, w in state.items():
             if on(pattern, name):
                 dim = w.ndim - 1 if on(r"(o|(expert_)?down)\.weight", name) else 0
                 dim = 1 if w.ndim == 3 and not on(".*down", name) else dim
                 state[name] = change(w, dim, growth).contiguous()
-        return finish(model, growth, state)
 
-    return grow
+    return edited(edit)
 
 
 def between_neurons(w: Tensor, dim: int, growth: Growth) -> Tensor:
@@ -308,20 +320,6 @@ def centred(model: Any, target: Mapping[str, int]) -> Any:
         writers = "embed|positions|o|(expert_)?down"
         table = rows(writers, centre="residual")(table, growth)
     return finish(model, growth, grow_state(state_of(model), growth, table))
-
-
-def edited(
-    edit: Callable[[State, State, Growth], object],
-) -> Callable[[Any, Mapping[str, int]], Any]:
-    """growproof's growth with its weights edited: (new, old, growth)."""
-
-    def grow(model: Any, target: Mapping[str, int]) -> Any:
-        growth, old = plan_model(model.config, target), state_of(model)
-        state = grow_state(old, growth)
-        edit(state, old, growth)
-        return finish(model, growth, state)
-
-    return grow
 
 
 REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow,

@@ -9,19 +9,16 @@ its example, because both cancel, or the second undoes the first or leaves no ro
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from ..errors.ledger import recording
 from ..gate.loading import Grower
-from ..growers.known_bad import BY_NAME, Fault
+from ..growers.known_bad import BY_NAME, both
 from ..laws.registry import items
 from ..laws.world import kept
 from .corpus import faulty
@@ -35,33 +32,6 @@ PAIRS = [
     if one.law is other.law
     and all(f.table or f.state or f.config for f in (one, other))
 ]
-
-
-def both(first: Fault, second: Fault) -> Fault:
-    """The first, and then the second: table, weights, config, model, and what it does."""
-
-    def after(one: Callable[..., Any] | None, two: Callable[..., Any] | None) -> Any:
-        """Two edits in place, one after the other."""
-        if not (one and two):
-            return one or two
-        return lambda *given: (one(*given), two(*given))
-
-    def table(rows: Any, growth: Any) -> Any:
-        for fault in (first, second):
-            rows = fault.table(rows, growth) if fault.table else rows
-        return rows
-
-    def model(grown: Any, source: Any, growth: Any) -> Any:
-        for fault in (first, second):
-            grown = fault.model(grown, source, growth) if fault.model else grown
-        return grown
-
-    return dataclasses.replace(
-        first, name=f"{first.name}+{second.name}", table=table, model=model,
-        options=lambda *x: first.chosen(*x) | second.chosen(*x),
-        **{n: after(getattr(first, n), getattr(second, n))
-           for n in ("state", "config", "does")},
-    )  # fmt: skip
 
 
 def hidden(first: str, second: str) -> bool:

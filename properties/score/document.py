@@ -9,18 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import jsonschema.exceptions
 from growproof.reading import BadInput, text_in
 
 from ..errors.ledger import LedgerError
-from ..errors.storage import MOST_BYTES, read_json
+from ..errors.storage import MOST_BYTES, checked, read_json
 
 FORMAT, VERSION = "growproof-score", 1
 SCHEMA = json.loads(Path(__file__).with_name("score.schema.json").read_text("utf-8"))
@@ -173,11 +170,6 @@ class Score:
     digest: str = field(default="", compare=False)
 
 
-def finite(x: float | None) -> float | None:
-    """x, or null in JSON for what is not finite."""
-    return x if x is not None and math.isfinite(x) else None
-
-
 def dumps(score: Score, *, sign: bool = False) -> str:
     """JSON, a line for each law, row, error, …; with a digest of itself at its end."""
     told = {"format": FORMAT, "schema_version": VERSION, **dataclasses.asdict(score)}
@@ -229,18 +221,7 @@ def is_score(text: str) -> bool:
 
 def loads(text: str) -> Score:
     """A score from what `dumps` made of it. LedgerError for anything else."""
-    data = read_json(text)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise LedgerError(f"it is not a score (no format: {FORMAT})")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > VERSION:
-        raise LedgerError(
-            f"its schema is version {version}, and this growproof reads {VERSION}: "
-            "a newer growproof wrote it"
-        )
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    if error := jsonschema.exceptions.best_match(validator.iter_errors(data)):
-        raise LedgerError(f"at {error.json_path}: {error.message[:300]}")
+    data = checked(read_json(text), "a score", FORMAT, VERSION, SCHEMA)
     kinds = {
         "laws": JudgedLaw, "score": Row, "errors": Error, "causes": Cause,
         "besides": Besides, "expected": Expected, "declined": Count, "left_out": Count,

@@ -19,6 +19,7 @@ from ..errors import storage
 from ..errors.failures import failure_of
 from ..errors.ledger import ledger_of
 from ..errors.sections import grouped
+from ..errors.storage import finite
 from ..gate import score as counted
 from ..gate import verdict
 from ..gate.domain import OURS
@@ -36,7 +37,6 @@ from .document import (
     Row,
     Score,
     dumps,
-    finite,
 )
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """One tensor of the destination against the source's, entry by entry."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -106,16 +107,25 @@ def judged(
     A block of rows after the other, so that no second copy in float64 is held.
     """
     account.tensors += 1
-    inside, exact = 0, True
+    look = functools.partial(looked_at, x, y, row, origins, growth)
+    inside = 0
     for rows in row_blocks(y, row, growth):
-        seen = looked_at(x, y, row, origins, growth, rows)
+        seen = look(rows)
         if seen.wrong.any():
-            account.misses.append(missed(name, x, y, row, origins, growth))
+            account.misses.append(missed(name, y, look(slice(0, len(y)))))
             return
-        inside, exact = inside + int(seen.held.sum()), seen.exact
-    account.equal += inside * exact
-    account.rounded += inside * (not exact)
+        inside += int(seen.held.sum())
+    if stays(x, y, row):
+        account.equal += inside
+    else:
+        account.rounded += inside
     account.new += y.numel() - inside
+
+
+def stays(x: Tensor, y: Tensor, row: Row) -> bool:
+    """True where an old entry should be the same number, bit for bit."""
+    changed = row.scale != 1 or row.centre is not None or row.averaged
+    return not changed and unit_roundoff(y.dtype) <= unit_roundoff(x.dtype)
 
 
 def row_blocks(y: Tensor, row: Row, growth: Growth) -> list[slice]:
@@ -128,15 +138,11 @@ def row_blocks(y: Tensor, row: Row, growth: Growth) -> list[slice]:
 
 
 class Looked(NamedTuple):
-    """What entries should be, which hold an old one, which are wrong.
-
-    exact: those that hold one should be that, bit for bit.
-    """
+    """What entries should be, which hold an old one, which are wrong."""
 
     want: Tensor
     held: Tensor
     wrong: Tensor
-    exact: bool
 
 
 def looked_at(
@@ -157,16 +163,14 @@ def looked_at(
     if row.averaged:
         along[row.axes.index("residual")] |= True
     held, silent = outer(along), outer(must_be_zero(row, origins))
-    narrower = unit_roundoff(y.dtype) > unit_roundoff(x.dtype)
-    exact = row.scale == 1 and row.centre is None and not row.averaged and not narrower
-    if exact:
+    if stays(x, y, row):
         want = taken(x, origins).to(y.dtype)
         close = y == want
     else:
         want, size = expected(x, row, origins, growth)
         close = neighbours(y.double(), want, size, y.dtype)
     wrong = torch.where(held, ~close, silent & (y != 0)) | ~y.isfinite()
-    return Looked(want, held, wrong, exact)
+    return Looked(want, held, wrong)
 
 
 def must_be_zero(row: Row, origins: Sequence[Tensor]) -> list[Tensor]:
@@ -188,16 +192,9 @@ def length(x: Tensor) -> float:
     return float((x * x).sum().sqrt())
 
 
-def missed(
-    name: str,
-    x: Tensor,
-    y: Tensor,
-    row: Row,
-    origins: Sequence[Tensor],
-    growth: Growth,
-) -> Miss:
-    """What is wrong with a tensor, and first where."""
-    want, held, wrong, _ = looked_at(x, y, row, origins, growth, slice(0, len(y)))
+def missed(name: str, y: Tensor, seen: Looked) -> Miss:
+    """What is wrong with a tensor, and first where; seen: all of its entries."""
+    want, held, wrong = seen
     want = torch.where(held, want, 0)
     index = tuple(int(i) for i in wrong.nonzero()[0])
     got, exact = float(y[index]), float(want[index])
