@@ -256,7 +256,7 @@ def cast(model: Any, dtype: str, device: str) -> Any:
 
 
 def shaken(model: Any, dtype: str) -> Any:
-    """A float64 copy, on the CPU, whose weights are each 1 ± u of `dtype` off."""
+    """A float64 copy, on its device, whose weights are each 1 ± u of `dtype` off."""
     state = Perturbed(state_of(model), DTYPES[dtype], seed=1)
     return model_of(model.config, state, model)
 

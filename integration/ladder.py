@@ -3,6 +3,7 @@
     python -m integration.ladder                      # the shipped model, as a table
     python -m integration.ladder --write              # ... and results/ladder-cpu.json, .svg
     python -m integration.ladder --stablelm stabilityai/stablelm-2-1_6b
+    python -m integration.ladder --dtype bfloat16 --kernel flash_attention_2
 
 Every step is the right table (growproof.table) with some of its lines undone, so that
 a step is named by what it leaves out. The losses are those of the Python licence text.
@@ -32,20 +33,20 @@ from growproof.table import Row, parameters
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from properties.errors import ledger, storage
 from properties.errors.environment import environment
 
 from . import kernels
-from .kernels import DTYPES, Kernel, cast
+from .kernels import DTYPES, KERNELS, Kernel, cast
 from .picture import picture
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "stablelm"
 LICENCE = HERE / "licence.txt"
 RESULTS = HERE / "results" / "ladder-cpu.json"
-PICTURE = RESULTS.with_suffix(".svg")
 VARIABLE = "GROWPROOF_STABLELM"
 # Of the shipped model's 3,944 tokens of licence: over 512, so that FlashAttention on CPU
 # rescales (its key blocks are that long), and few enough for 200 forward passes a minute.
@@ -173,6 +174,12 @@ def tolerance(row: Step, dtype: str, kernel: str) -> Tolerance | None:
     """The tolerance of a cell; None for a step that is meant to be wrong."""
     special = TOLERANCES.get((row.kind, dtype, kernel))
     return special or TOLERANCES.get((row.kind, dtype))
+
+
+def results() -> Path:
+    """Where this machine's measurements are kept: a file for each kind of device."""
+    device = kernels.device_name("cuda" if torch.cuda.is_available() else "cpu")
+    return RESULTS.with_name(f"ladder-{device.replace(' ', '-').lower()}.json")
 
 
 # --- the model ----------------------------------------------------------------------
@@ -374,9 +381,7 @@ def truth_of(subject: Subject, dtype: str, device: str) -> Tensor:
 @functools.cache
 def floor_of(subject: Subject, dtype: str, unit: str, device: str) -> float:
     """How far one rounding of the weights, by u of `unit`, moves the truth."""
-    model = cast(
-        kernels.shaken(cast(subject.model, dtype, "cpu"), unit), "float64", device
-    )
+    model = kernels.shaken(cast(subject.model, dtype, device), unit)
     kernel = kernels.named("sdpa_math", device)
     logits = forward(model, subject.tokens.to(device), kernel)
     return kernels.distance(logits, truth_of(subject, dtype, device))
@@ -472,15 +477,30 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
     parser.add_argument(
-        "--write", nargs="?", type=Path, const=RESULTS, metavar="FILE",
-        help=f"the results, and a picture beside them (default: {RESULTS.name})",
+        "--write", nargs="?", type=Path, const=results(), metavar="FILE",
+        help=f"the results, and a picture beside them (default: {results().name})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", action="append", choices=DTYPES, help="only this; repeatable"
+    )
+    parser.add_argument(
+        "--kernel", action="append", choices=sorted({k.name for k in KERNELS}),
+        help="only this, if it can run here; repeatable",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     path = chosen(options.stablelm)
     if path is None:
         torch.set_num_threads(1)  # as in the tests: a small model, and the same sums
-    subject = load(path, options.tokens)
-    book = compute(subject)
+    columns = [
+        (kernel, dtype)
+        for dtype in options.dtype or DTYPES
+        for kernel in kernels.available()
+        if dtype in kernel.dtypes and kernel.name in (options.kernel or [kernel.name])
+    ]
+    if not columns:
+        missing = {k.missing() for k in KERNELS if k.name in options.kernel}
+        parser.error(f"nothing of that runs here: {'; '.join(filter(None, missing))}")
+    book = compute(load(path, options.tokens), columns)
     print(markdown(book), end="") if options.markdown else Console().print(table(book))
     if options.write:
         options.write.parent.mkdir(parents=True, exist_ok=True)
@@ -488,16 +508,14 @@ def main(arguments: list[str] | None = None) -> None:
         options.write.with_suffix(".svg").write_text(picture(book), encoding="utf-8")
 
 
-def compute(subject: Subject) -> ledger.Ledger:
-    """Every column that can be measured here, as a ledger."""
+def compute(subject: Subject, columns: Sequence[tuple[Kernel, str]]) -> ledger.Ledger:
+    """Those columns of the ladder, measured here, as a ledger."""
     book = ledger.Ledger(
         environment=environment(grower="growproof:grow"), created=storage.now()
     )
     with ledger.recording(book):
-        for dtype in DTYPES:
-            for kernel in kernels.available():
-                if dtype in kernel.dtypes:
-                    record(column(subject, kernel, dtype))
+        for kernel, dtype in tqdm(columns, unit="column", disable=None):
+            record(column(subject, kernel, dtype))
     return book
 
 

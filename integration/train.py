@@ -3,6 +3,8 @@
     python integration/train.py stablelm          # StableLm, 5 layers, 15 minutes
     python integration/train.py stablelm_qknorm   # q/k layernorm, parallel residual, GQA
     python integration/train.py llama             # Llama, GQA, tied embeddings
+    python integration/train.py stablelm_2_1_6b --device cuda   # the article's sizes: a
+                                                  # GPU of 60 GB, some minutes; not shipped
     python integration/train.py licence           # print this Python's licence, no more
 
 One thread, one seed, no download. The text is `licence.txt` beside this file (the
@@ -71,6 +73,7 @@ class Trained:
     recipe: Recipe
     steps: int
     minutes: float
+    processor: str
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -127,6 +130,28 @@ RECIPES = {
         lengths=(512, 1024, 512, 2048),
         tokens=2048,
         learning_rate=5e-3,
+        embedding_shift=0.02,
+    ),
+    "stablelm_2_1_6b": Recipe(
+        family="StableLm",
+        config={
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "use_qkv_bias": True,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.25,
+            },
+        },
+        steps=400,
+        lengths=(2048, 4096),
+        tokens=4096,
+        learning_rate=3e-4,
         embedding_shift=0.02,
     ),
     "llama": Recipe(
@@ -302,8 +327,10 @@ def embedding_mean(model: transformers.PreTrainedModel) -> float:
     return (weight.mean(1).abs().mean() / weight.square().mean().sqrt()).item()
 
 
-def train(recipe: Recipe, steps: int) -> Trained:
+def train(recipe: Recipe, steps: int, device: str = "cpu") -> Trained:
     """The recipe, carried out; the last tenth of the library is held out.
+
+    On a GPU the weights are float32 and their products bfloat16.
 
     A LayerNorm model is blind to a constant added to every embedding entry, so training
     leaves the mean of an embedding row to chance, and the final shift changes no logit.
@@ -317,14 +344,18 @@ def train(recipe: Recipe, steps: int) -> Trained:
     joined = tokenizer(END + END.join(texts), verbose=False)["input_ids"]
     library, held_out = torch.tensor(joined).tensor_split([len(joined) * 9 // 10])
 
-    model = build(recipe)
+    model: Any = build(recipe)
+    model.to(device)
+    mixed = torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
     adamw = optimiser(recipe, model)
     warm = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: rate(s, steps))
     drawn = batches(recipe, steps, labelled, library.expand(2, -1))
     bar = tqdm(drawn, total=steps, mininterval=2.0)
-    licence = labelled[0]
-    for step, (tokens, labels) in enumerate(bar):
-        loss = model(input_ids=tokens, labels=labels).loss
+    licence = labelled[0].to(device)
+    for step, drawn_now in enumerate(bar):
+        tokens, labels = drawn_now.to(device)
+        with mixed:
+            loss = model(input_ids=tokens, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
@@ -339,7 +370,7 @@ def train(recipe: Recipe, steps: int) -> Trained:
         "tokens": len(licence),
         "licence": loss_on(model, licence),
         "licence_1024": loss_on(model, licence[:1024]),
-        "held_out": loss_on(model, held_out[:4096]),
+        "held_out": loss_on(model, held_out[:4096].to(device)),
         "embedding_mean": embedding_mean(model),
     }
     minutes = (time.monotonic() - begun) / 60
@@ -349,6 +380,9 @@ def train(recipe: Recipe, steps: int) -> Trained:
         recipe=recipe,
         steps=steps,
         minutes=minutes,
+        processor=torch.cuda.get_device_name()
+        if device == "cuda"
+        else torch.backends.cpu.get_cpu_capability(),
         figures=figures,
     )
 
@@ -398,7 +432,7 @@ Losses are mean next-token losses in nats, float32, transformers' default attent
 a shared machine, seed {seed}, AdamW at {learning_rate}. {share:.0%} of the training rows come
 from the licence; one line of it in {withheld} was never a target, so that the model is sure
 of nearly all of it and wrong about the rest (`licence_labels` in `train.py` says why).
-Python {python}, torch {torch} ({cpu}), transformers {transformers}, tokenizers {tokenizers}.
+Python {python}, torch {torch} ({processor}), transformers {transformers}, tokenizers {tokenizers}.
 The same again gives the same bits; another Python has other docstrings and gives other
 weights of the same kind.
 
@@ -452,7 +486,7 @@ def save(trained: Trained, name: str, out: Path) -> None:
         share=recipe.licence_share,
         python=platform.python_version(),
         torch=torch.__version__,
-        cpu=torch.backends.cpu.get_cpu_capability(),
+        processor=trained.processor,
         transformers=transformers.__version__,
         tokenizers=tokenizers.__version__,
         sha256=fingerprint(LICENCE),
@@ -468,14 +502,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--out", type=Path, help="default: build/NAME")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(options.device == "cpu")
     if options.name == "licence":
         print(python_licence(), end="")
         return
     recipe = RECIPES[options.name]
-    trained = train(recipe, options.steps or recipe.steps)
+    trained = train(recipe, options.steps or recipe.steps, options.device)
     out = options.out or Path("build", options.name)
     save(trained, options.name, out)
     print(f"{out}: {trained.figures}")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-# entries in hand at a time: what they need in float64 stays in a processor's cache
-BLOCK = 1 << 17
+# entries in hand at a time: what they need in float64 stays in a processor's cache; a
+# GPU has to be given more, or it waits for the next block most of the time
+BLOCK, WIDE = 1 << 17, 1 << 25
 Read = Callable[[int, int], Tensor]  # the rows from … to … of a matrix
 
 
@@ -24,9 +25,9 @@ def is_large(x: Tensor) -> bool:
     return x.numel() > BLOCK
 
 
-def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """The rows of a matrix in blocks of at most BLOCK entries."""
-    step = max(1, BLOCK // columns)
+def blocks(rows: int, columns: int, on: str = "cpu") -> Iterator[slice]:
+    """The rows of a matrix in blocks of at most BLOCK entries, WIDE ones on a GPU."""
+    step = max(1, (BLOCK if on == "cpu" else WIDE) // columns)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 

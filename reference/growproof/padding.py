@@ -127,7 +127,7 @@ def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
     origin = origins(row, growth)
     there = (origin >= 0).nonzero().flatten()
     mean = first_means(lambda i, j: x[i:j], row, growth)
-    for block in blocks(len(there), x.shape[1]):
+    for block in blocks(len(there), x.shape[1], x.device.type):
         rows = there[block]
         lines = picked(into, rows)
         place_rows(picked(x, origin[rows]), origin[rows], mean, row, growth, lines)
