@@ -170,16 +170,26 @@ NEARER, WORSE = 1.1, 2.0
 FAR = {"bfloat16": 4.0, "float32": 100.0, "float64": 100.0}
 
 
-def tolerance(row: Step, dtype: str, kernel: str) -> Tolerance | None:
-    """The tolerance of a cell; None for a step that is meant to be wrong."""
-    special = TOLERANCES.get((row.kind, dtype, kernel))
-    return special or TOLERANCES.get((row.kind, dtype))
+def tolerance(row: Step, dtype: str, kernel: Kernel) -> Tolerance | None:
+    """The tolerance of a cell; None for a step that is meant to be wrong.
+
+    float32 weights that are multiplied in bfloat16 have bfloat16's.
+    """
+    unit = precision(dtype, kernel)
+    special = TOLERANCES.get((row.kind, unit, kernel.name))
+    return special or TOLERANCES.get((row.kind, unit))
 
 
-def results() -> Path:
-    """Where this machine's measurements are kept: a file for each kind of device."""
+def precision(dtype: str, kernel: Kernel) -> str:
+    """The dtype in which weights of `dtype` are multiplied on a kernel."""
+    return "bfloat16" if dtype in kernel.autocast else dtype
+
+
+def results(model: str = SHIPPED.name) -> Path:
+    """Where this machine's measurements are kept: a file for each device and model."""
     device = kernels.device_name("cuda" if torch.cuda.is_available() else "cpu")
-    return RESULTS.with_name(f"ladder-{device.replace(' ', '-').lower()}.json")
+    parts = ["ladder", *([] if model == SHIPPED.name else [model]), device]
+    return RESULTS.with_name("-".join(parts).replace(" ", "-").lower() + ".json")
 
 
 # --- the model ----------------------------------------------------------------------
@@ -351,13 +361,23 @@ def measured(logits: Tensor, tokens: Tensor, truth: Tensor) -> Measured:
 def column(
     subject: Subject, kernel: Kernel, dtype: str, rows: Sequence[Step] = STEPS + ALONE
 ) -> Column:
-    """Grow and run the subject for every step. Raises WrongKernel (see `kernels`)."""
+    """Grow and run the subject for every step that the kernel takes.
+
+    Left out are head_dims that are no multiple of the kernel's (35 and 71 of those of 8).
+    Raises WrongKernel (see `kernels`).
+    """
     tokens = subject.tokens.to(kernel.device)
     truth = truth_of(subject, dtype, kernel.device)
     model = cast(subject.model, dtype, kernel.device)
     cells = {}
     for row in rows:
         larger = grown(model, row)
+        if (
+            larger.config.hidden_size
+            // larger.config.num_attention_heads
+            % kernel.multiple
+        ):
+            continue
         cells[row] = measured(forward(larger, tokens, kernel), tokens, truth)
         del larger
     return Column(
@@ -392,7 +412,7 @@ def record(found: Column) -> None:
     device = kernels.device_name(found.kernel.device)
     where = {"dtype": found.dtype, "kernel": found.kernel.name, "device": device}
     for row, cell in found.cells.items():
-        bound = tolerance(row, found.dtype, found.kernel.name)
+        bound = tolerance(row, found.dtype, found.kernel)
         ledger.record_loss(
             ledger.Loss(
                 name=label(row), model=found.model, original=found.original.loss,
@@ -477,8 +497,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--markdown", action="store_true", help="print it as Markdown")
     parser.add_argument(
-        "--write", nargs="?", type=Path, const=results(), metavar="FILE",
-        help=f"the results, and a picture beside them (default: {results().name})",
+        "--write", nargs="?", const="", metavar="FILE",
+        help="the results, and a picture beside them (default: "
+        f"results/{results('[MODEL]').name})",
     )  # fmt: skip
     parser.add_argument(
         "--dtype", action="append", choices=DTYPES, help="only this; repeatable"
@@ -500,12 +521,14 @@ def main(arguments: list[str] | None = None) -> None:
     if not columns:
         missing = {k.missing() for k in KERNELS if k.name in options.kernel}
         parser.error(f"nothing of that runs here: {'; '.join(filter(None, missing))}")
-    book = compute(load(path, options.tokens), columns)
+    subject = load(path, options.tokens)
+    book = compute(subject, columns)
     print(markdown(book), end="") if options.markdown else Console().print(table(book))
-    if options.write:
-        options.write.parent.mkdir(parents=True, exist_ok=True)
-        storage.write(options.write, storage.dumps(book))
-        options.write.with_suffix(".svg").write_text(picture(book), encoding="utf-8")
+    if options.write is not None:
+        file = Path(options.write) if options.write else results(subject.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        storage.write(file, storage.dumps(book))
+        file.with_suffix(".svg").write_text(picture(book), encoding="utf-8")
 
 
 def compute(subject: Subject, columns: Sequence[tuple[Kernel, str]]) -> ledger.Ledger:

@@ -344,8 +344,8 @@ def train(recipe: Recipe, steps: int, device: str = "cpu") -> Trained:
     joined = tokenizer(END + END.join(texts), verbose=False)["input_ids"]
     library, held_out = torch.tensor(joined).tensor_split([len(joined) * 9 // 10])
 
-    model: Any = build(recipe)
-    model.to(device)
+    with torch.device(device):
+        model: Any = build(recipe)
     mixed = torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
     adamw = optimiser(recipe, model)
     warm = torch.optim.lr_scheduler.LambdaLR(adamw, lambda s: rate(s, steps))
