@@ -322,10 +322,9 @@ def refused(model: Any, ids: Tensor, mask: Tensor | None) -> str:
     """Why torch has no kernel on the GPU, as it warns for one after the other."""
     mask = mask if mask is None else mask.to("cuda")
     with (
-        warnings.catch_warnings(record=True) as seen,
+        warnings.catch_warnings(record=True, action="always") as seen,
         pytest.raises(RuntimeError, match="No available kernel"),
     ):
-        warnings.simplefilter("always")
         model(ids.to("cuda"), attention_mask=mask)
     return " ".join(str(warning.message) for warning in seen).lower()
 
