@@ -461,7 +461,8 @@ def rows_of(book: ledger.Ledger) -> tuple[list[str], list[list[str]]]:
         published = [
             x.published for x in losses if x.name == name and x.dtype == "bfloat16"
         ]
-        found = [percent(cell[name, *c].relative) for c in columns]
+        measured = (cell.get((name, *c)) for c in columns)
+        found = [percent(x and x.relative) for x in measured]
         rows.append([name, percent(published[0] if published else None), *found])
     return header, rows
 

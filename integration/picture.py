@@ -107,7 +107,8 @@ def legend(losses: list[Loss]) -> Iterator[str]:
         weight="bold",
     )
     x = 14.0
-    for dtype, colour in COLOURS.items():
+    for dtype in sorted({x.dtype for x in losses}):
+        colour = COLOURS[dtype]
         yield f'<circle cx="{x + 4}" cy="48" r="4.5" fill="{colour}"/>'
         yield text(x + 14, 52, dtype)
         x += 95

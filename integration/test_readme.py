@@ -14,29 +14,38 @@ from . import ladder
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COLUMNS = (
-    "step",
-    "article bf16",
-    "sdpa_math bfloat16",
-    "sdpa_math float32",
-    "sdpa_math float64",
-)
+# marker → the results, and the columns that are shown
+LADDERS = {
+    "ladder-gpu": (
+        ladder.RESULTS.with_name("ladder-stablelm_2_1_6b-nvidia-h200.json"),
+        ("torch_flash bfloat16", "flash_attention_2 bfloat16", "flash_attention_3 bfloat16",
+         "flash_attention_2 float32"),
+    ),
+    "ladder": (
+        ladder.RESULTS,
+        ("sdpa_math bfloat16", "sdpa_math float32", "sdpa_math float64"),
+    ),
+}  # fmt: skip
 
 
-def condensed() -> str:
-    """The README's ladder: one kernel, without the rows that leave one thing out."""
-    header, rows = ladder.rows_of(storage.load(ladder.RESULTS))
-    kept = [header.index(name) for name in COLUMNS]
-    lines = [list(COLUMNS), ["---", *["---:"] * 4]]
+def condensed(results: Path, columns: tuple[str, ...]) -> str:
+    """A ladder of the README, without the rows that leave one thing out."""
+    header, rows = ladder.rows_of(storage.load(results))
+    names = ["step", "article bf16", *columns]
+    kept = [header.index(name) for name in names]
+    lines = [names, ["---", *["---:"] * (len(names) - 1)]]
     lines += [[row[i] for i in kept] for row in rows if ", but " not in row[0]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def updated(text: str) -> str:
-    """The README with its ladder made anew."""
-    before, _, rest = text.partition("<!-- ladder -->")
-    after = rest.partition("<!-- /ladder -->")[2]
-    return f"{before}<!-- ladder -->\n{condensed()}\n<!-- /ladder -->{after}"
+    """The README with its ladders made anew."""
+    for name, (results, columns) in LADDERS.items():
+        before, _, rest = text.partition(f"<!-- {name} -->")
+        after = rest.partition(f"<!-- /{name} -->")[2]
+        table = condensed(results, columns)
+        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
+    return text
 
 
 def commands() -> dict[str, str]:

@@ -73,7 +73,7 @@ class Trained:
     recipe: Recipe
     steps: int
     minutes: float
-    processor: str
+    device: str
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -380,9 +380,7 @@ def train(recipe: Recipe, steps: int, device: str = "cpu") -> Trained:
         recipe=recipe,
         steps=steps,
         minutes=minutes,
-        processor=torch.cuda.get_device_name()
-        if device == "cuda"
-        else torch.backends.cpu.get_cpu_capability(),
+        device=device,
         figures=figures,
     )
 
@@ -433,7 +431,7 @@ a shared machine, seed {seed}, AdamW at {learning_rate}. {share:.0%} of the trai
 from the licence; one line of it in {withheld} was never a target, so that the model is sure
 of nearly all of it and wrong about the rest (`licence_labels` in `train.py` says why).
 Python {python}, torch {torch} ({processor}), transformers {transformers}, tokenizers {tokenizers}.
-The same again gives the same bits; another Python has other docstrings and gives other
+The same again gives {again}; another Python has other docstrings and gives other
 weights of the same kind.
 
 ## What it was made from
@@ -470,6 +468,7 @@ def save(trained: Trained, name: str, out: Path) -> None:
     trained.model.save_pretrained(out)
     trained.tokenizer.save_pretrained(out)
     config, recipe = trained.model.config, trained.recipe
+    on_gpu = trained.device == "cuda"
     card = CARD.format(
         name=name,
         family=recipe.family,
@@ -486,7 +485,12 @@ def save(trained: Trained, name: str, out: Path) -> None:
         share=recipe.licence_share,
         python=platform.python_version(),
         torch=torch.__version__,
-        processor=trained.processor,
+        processor=torch.cuda.get_device_name()
+        if on_gpu
+        else torch.backends.cpu.get_cpu_capability(),
+        again="weights near them: a GPU adds up in no fixed order"
+        if on_gpu
+        else "the same bits",
         transformers=transformers.__version__,
         tokenizers=tokenizers.__version__,
         sha256=fingerprint(LICENCE),
