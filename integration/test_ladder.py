@@ -16,9 +16,10 @@ import pytest
 
 from properties.errors import storage
 
-from . import kernels, ladder
+from . import kernels, ladder, steps
 from .kernels import KERNELS, Kernel
-from .ladder import ALONE, STEPS, Column, Step, Subject
+from .ladder import Column, Subject
+from .steps import ALONE, STEPS, Step
 
 COLUMNS = [
     pytest.param(kernel, dtype, id=f"{kernel.id}-{dtype}")
@@ -57,13 +58,13 @@ def column(subject: Subject, kernel: Kernel, dtype: str) -> Column:
 def test_every_step_is_within_its_tolerance(column: Column, kernel: Kernel, dtype: str):
     """|Δ loss| ≤ TOLERANCES, for the recipe, scaled, masked and centred."""
     checked = 0
-    for row in steps(column):
-        bound = ladder.tolerance(row, dtype, kernel)
+    for row in taken(column):
+        bound = steps.tolerance(row, dtype, kernel)
         if bound is None:
             continue
         delta = column.relative(row)
         assert abs(delta) <= bound.most, (
-            f"{ladder.label(row)}: {delta:+.3g} ({bound.why})"
+            f"{steps.label(row)}: {delta:+.3g} ({bound.why})"
         )
         checked += 1
     assert checked >= 8
@@ -72,10 +73,10 @@ def test_every_step_is_within_its_tolerance(column: Column, kernel: Kernel, dtyp
 @every_column
 def test_an_exact_growth_is_as_near_the_truth_as_the_original(column: Column):
     """‖grown − truth‖ ≤ 2 ‖original − truth‖, both in this dtype on this kernel."""
-    exact = [row for row in steps(column) if row.kind == "exact"]
+    exact = [row for row in taken(column) if row.kind == "exact"]
     for row in exact:
         ratio = column.ratio(row)
-        assert ratio <= kernels.TWICE, f"{ladder.label(row)}: {ratio:.3g} times"
+        assert ratio <= kernels.TWICE, f"{steps.label(row)}: {ratio:.3g} times"
     assert len(exact) == 2 * len(solutions(column))
 
 
@@ -90,7 +91,7 @@ def test_the_ladder_is_ordered(column: Column):
         rows = [r for r in rows if r.kind != "scaled"] + [exact_step(solution)]
         for before, after in itertools.pairwise(rows):
             far, near = (column.cells[r].distance for r in (before, after))
-            assert far >= ladder.NEARER * near, (
+            assert far >= steps.NEARER * near, (
                 f"{before.name}: {far:.3g}, then {near:.3g}"
             )
         assert len(rows) >= 2
@@ -102,7 +103,7 @@ def test_padding_alone_costs_more_than_the_recipe(column: Column):
     for solution, recipe in ((1, STEPS[9]), (2, STEPS[4])):
         padded = next(r for r in STEPS if r.solution == solution)
         assert recipe.kind == "recipe"
-        assert abs(column.relative(padded)) >= ladder.WORSE * abs(
+        assert abs(column.relative(padded)) >= steps.WORSE * abs(
             column.relative(recipe)
         )
 
@@ -111,21 +112,21 @@ def test_padding_alone_costs_more_than_the_recipe(column: Column):
 def test_each_omission_alone_is_worse(column: Column, kernel: Kernel, dtype: str):
     """Every line that is left out of an exact growth costs FAR more than rounding does."""
     exact = column.cells[exact_step(2)].distance
-    unit = ladder.precision(dtype, kernel)
+    unit = steps.precision(dtype, kernel)
     rows = [r for r in ALONE if unit != "bfloat16" or r.omits != {"eps"}]
     for row in rows:
-        assert column.cells[row].distance >= ladder.FAR[unit] * exact, row.name
+        assert column.cells[row].distance >= steps.FAR[unit] * exact, row.name
     assert len(rows) >= 4
 
 
-def steps(column: Column) -> list[Step]:
+def taken(column: Column) -> list[Step]:
     """The ladder's steps whose head_dim the kernel takes."""
     return [row for row in STEPS if row in column.cells]
 
 
 def solutions(column: Column) -> list[int]:
     """The solutions that the kernel takes: all three, or two where 35 is no head_dim."""
-    found = sorted({row.solution for row in steps(column)})
+    found = sorted({row.solution for row in taken(column)})
     assert found == ([1, 2, 3] if column.kernel.multiple == 1 else [1, 2])
     return found
 
@@ -163,7 +164,7 @@ def test_the_committed_results_are_what_is_measured(subject: Subject):
                 kernels.device_name(kernel.device),
             )
             for row, cell in column.cells.items():
-                found[ladder.label(row), *where] = (column.original.loss, cell.loss)
+                found[steps.label(row), *where] = (column.original.loss, cell.loss)
     losses = storage.load(ladder.results()).losses
     names = {kernel.name for kernel in ran}
     assert found.keys() == {key for key, x in losses.items() if x.kernel in names}
@@ -214,14 +215,14 @@ def test_the_article_s_sizes():
     config = StableLmConfig(
         hidden_size=2048, num_attention_heads=32, num_key_value_heads=32
     )
-    sizes = ladder.targets(config)
+    sizes = steps.targets(config)
     got = [(s["num_attention_heads"], s["hidden_size"]) for s in sizes.values()]
     assert got == [(40, 2560), (32, 2560), (36, 2556)]
 
 
 def test_every_omission_is_one_that_is_known():
     named = {name for row in STEPS + ALONE for name in row.omits}
-    assert named == set(ladder.OMISSIONS)
+    assert named == set(steps.OMISSIONS)
 
 
 def test_a_missing_model_says_how_to_get_it(
