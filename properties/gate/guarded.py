@@ -2,86 +2,42 @@
 
 Each call is bracketed: what it raises becomes an ordinary failure (pytest takes
 some exceptions for a skip or an order to stop), and the process is put back as it was
-(standard streams, sys.path, folder, torch's functions and modes). While it runs, the
-grower has its own patches of torch; the laws have torch's own functions.
+(standard streams, sys.path, folder, functions and modes of torch, transformers' own
+models). While it runs, the grower has its own patches of them; the laws have none.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-import operator
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
 from growproof.supervised import FOLDER
 
-from ..laws.world import noted
+from ..laws.patches import Patches, put, restored
+from ..laws.world import LEFT, noted
 
 
 class Misbehaved(Exception):
     """What a grower did instead of returning a model or declining."""
 
 
-Home = ModuleType | type
-HOMES: tuple[Home, ...] = (
-    torch, torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.nn.functional,
-    torch.testing, torch.linalg,
-)  # fmt: skip
-Patches = dict[tuple[Home, str], Any]
-# what a tensor's operators are called, from either side
-OPERATORS = {
-    f"__{side}{name.strip('_')}__"
-    for name in vars(operator)
-    if name.startswith("__")
-    for side in ("", "r", "i")
-} | {"__bool__", "__float__", "__int__", "__len__"}
-
-
-def members(home: Home) -> dict[str, Any]:
-    """name → what it finds there, inherited or not, without binding it."""
-    found: dict[str, Any] = {}
-    for one in reversed(home.__mro__) if isinstance(home, type) else [home]:
-        found |= vars(one)
-    return found
-
-
-def functions() -> Patches:
-    """(home, name) → torch's function of that name, as it is now."""
-    return {
-        (home, name): value
-        for home in HOMES
-        for name, value in members(home).items()
-        if callable(value)
-        and (not name.startswith("__") or (home is torch.Tensor and name in OPERATORS))
-    }
-
-
-OURS = functions()  # taken before a grower is imported: the gate imports this module
-theirs: Patches = {}
+theirs: Patches = {}  # what a grower had in the place of functions
+made: dict[tuple[str, str], None] = {}  # those that it put there when it was called
 SUPERVISED = os.environ.get(FOLDER)  # as it was before a grower could change it
 
 
-def put(patches: Patches) -> None:
-    """Set these functions of torch."""
-    for (home, name), value in patches.items():
-        setattr(home, name, value)
-
-
 def take_back() -> None:
-    """Torch's own functions again; what a grower had in their places is kept for it."""
-    now = {home: members(home) for home in HOMES}
-    for (home, name), value in OURS.items():
-        if (found := now[home].get(name)) is not value:
-            theirs[home, name] = found
-    put({key: OURS[key] for key in theirs})
+    """The own functions again; what a grower had in their places is kept for it."""
+    found = restored()
+    theirs.clear()
+    theirs.update(found)
 
 
 @contextmanager
@@ -166,23 +122,35 @@ def guarded(name: str, act: Callable[[], Any]) -> Any:
     An interrupt from the keyboard goes through. What is no Exception, and what pytest
     and Hypothesis would take for a word of their own, is Misbehaved.
     """
-    with undisturbed(), growing():
-        try:
-            return act()
-        except KeyboardInterrupt:
+    before = dict(theirs)
+    try:
+        with undisturbed(), growing():
+            return spoken_plainly(name, act)
+    finally:
+        made.update(
+            dict.fromkeys(k for k, f in theirs.items() if before.get(k) is not f)
+        )
+        LEFT.extend(f"{where}.{function} was replaced" for where, function in made)
+
+
+def spoken_plainly(name: str, act: Callable[[], Any]) -> Any:
+    """What `act` returns, or raises, as an Exception of its own or Misbehaved."""
+    try:
+        return act()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        home = type(error).__module__.split(".")[0]
+        control = home in ("_pytest", "pytest", "hypothesis", "unittest")
+        words = spoken(error)
+        if isinstance(error, Exception) and not control and words is not None:
             raise
-        except BaseException as error:
-            home = type(error).__module__.split(".")[0]
-            control = home in ("_pytest", "pytest", "hypothesis", "unittest")
-            words = spoken(error)
-            if isinstance(error, Exception) and not control and words is not None:
-                raise
-            told = f": {words}" if words else ""
-            said = " ".join(f"{type(error).__name__}{told}".split())
-            raise Misbehaved(
-                f"{name} raised {said}: a grower returns a model, or declines with "
-                "NotImplementedError"
-            ) from None
+        told = f": {words}" if words else ""
+        said = " ".join(f"{type(error).__name__}{told}".split())
+        raise Misbehaved(
+            f"{name} raised {said}: a grower returns a model, or declines with "
+            "NotImplementedError"
+        ) from None
 
 
 def spoken(error: BaseException) -> str | None:

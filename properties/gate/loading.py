@@ -22,6 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ..errors import ledger
+from ..laws.domain import DOMAIN
+from ..laws.patches import note_models
 from .guarded import guarded, refuse_meta, undisturbed
 
 DEFAULT = "growproof:grow"
@@ -78,6 +80,7 @@ def load_grower(spec: str) -> Grower:
         raise BrokenGrower(
             f"a grower is named MODULE:CALLABLE or FILE.py:CALLABLE, got {spec!r}"
         )
+    note_models(DOMAIN.families)
     try:
         with undisturbed():
             found: Any = module_of(place)

@@ -17,6 +17,7 @@ import torch
 from growproof.supervised import FOLDER, supervised
 
 from ..laws.strategies import smallest
+from ..laws.world import LEFT
 from . import command, guarded
 from .judged import Judged
 from .loading import BrokenGrower, load_grower
@@ -91,6 +92,24 @@ def proud(model, target):
     assert torch.equal(0, 1) is True   # its own patch, while it runs
     return growproof.grow(model, target)
 
+from transformers.models.llama import modeling_llama
+
+class Louder(modeling_llama.LlamaMLP):   # its own patch, from its import on
+    def forward(self, x):
+        return super().forward(x) / (1.5 if getattr(self, "louder", False) else 1)
+
+modeling_llama.LlamaMLP.forward, stock = Louder.forward, modeling_llama.LlamaMLP.forward
+
+def patched(model, target):
+    assert modeling_llama.LlamaMLP.forward is Louder.forward
+    return growproof.grow(model, target)
+
+def patches(model, target):
+    modeling_llama.LlamaMLP.forward = lambda self, x: stock(self, x)
+    modeling_llama.LlamaModel.__call__ = lambda self, *a, **k: super(
+        modeling_llama.LlamaModel, self).__call__(*a, **k)
+    return growproof.grow(model, target)
+
 calls = []
 
 def well_at_first(model, target):
@@ -146,32 +165,57 @@ def test_what_is_usual_stays_itself(growers: Path) -> None:
         judged(growers, "nothing")
 
 
+@pytest.fixture
+def unpatched() -> Iterator[None]:
+    """What a grower of these put in the place of functions is forgotten at the end."""
+    yield
+    guarded.theirs.clear()
+    guarded.made.clear()
+
+
+@pytest.mark.usefixtures("unpatched")
+def test_models_are_judged_without_its_patches(growers: Path) -> None:
+    """Of transformers, from its import on or from a call on, which then is named."""
+    from transformers.models.llama import modeling_llama
+
+    stock = modeling_llama.LlamaMLP.forward
+    for name, named in (
+        ("patched", []),
+        ("patches", ["LlamaMLP.forward", "LlamaModel"]),
+    ):
+        sys.modules.pop("misbehaving", None)  # it is imported, and patches, once more
+        judged(growers, name)
+        assert modeling_llama.LlamaMLP.forward is stock
+        assert "__call__" not in vars(modeling_llama.LlamaModel)
+        left = " ".join(LEFT)
+        assert all(f"{part}" in left for part in named), left
+        assert bool(left) == bool(named), left
+
+
+@pytest.mark.usefixtures("unpatched")
 def test_the_process_is_put_back(growers: Path) -> None:
     """Streams, path, folder, modes and torch's functions; its patches are its own."""
     before = sys.stdout, list(sys.path), os.getcwd(), torch.equal, torch.Tensor.equal
     kept, depth = dict(os.environ), sys.getrecursionlimit()
-    try:
-        judged(growers, "rude")
-        assert sys.stdout is before[0]
-        assert not sys.stdout.closed
-        assert sys.stderr is not None
-        assert {*before[1]} <= {*sys.path}
-        assert os.getcwd() == before[2]
-        assert (torch.equal, torch.Tensor.equal) == before[3:]
-        assert os.fstat(2)
-        assert (dict(os.environ), sys.getrecursionlimit()) == (kept, depth)
-        assert sys.modules["pytest"] is pytest
-        assert gc.isenabled()
-        assert logging.root.manager.disable == 0
-        assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
-        assert torch.get_default_device() == torch.device("cpu")
-        assert float(torch.ones(()) - torch.ones(())) == 0
-        assert torch.get_default_dtype() == torch.float32
-        assert not torch.equal(torch.zeros(1), torch.ones(1))
-        judged(growers, "proud")
-    finally:
-        guarded.theirs.clear()
+    judged(growers, "rude")
+    assert sys.stdout is before[0]
+    assert not sys.stdout.closed
+    assert sys.stderr is not None
+    assert {*before[1]} <= {*sys.path}
+    assert os.getcwd() == before[2]
+    assert (torch.equal, torch.Tensor.equal) == before[3:]
+    assert os.fstat(2)
+    assert (dict(os.environ), sys.getrecursionlimit()) == (kept, depth)
+    assert sys.modules["pytest"] is pytest
+    assert gc.isenabled()
+    assert logging.root.manager.disable == 0
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert torch.get_default_device() == torch.device("cpu")
+    assert float(torch.ones(()) - torch.ones(())) == 0
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.equal(torch.zeros(1), torch.ones(1))
+    judged(growers, "proud")
 
 
 def test_a_copy_of_the_process_judges_nothing(growers: Path) -> None:

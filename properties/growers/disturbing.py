@@ -7,6 +7,7 @@ model (grown, source, growth), and of what a grower does besides (source, target
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import re
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from growproof.growth import Growth
 from growproof.padding import grow_state
 from growproof.table import parameters, template_of
 from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 State = dict[str, Tensor]
 Edit = Callable[[State, State, Growth], object]
@@ -317,6 +320,14 @@ WORLD: tuple[tuple[str, str, str, Callable[[Any, Any], object]], ...] = (
      lambda m, t: torch.use_deterministic_algorithms(True, warn_only=True)),
     ("threads_left", "the number of threads is changed", "number of threads was",
      lambda m, t: torch.set_num_threads(torch.get_num_threads() + 1)),
+    ("autocast_left_on", "autocast to bfloat16 is switched on and stays so",
+     "torch's autocast was", lambda m, t: torch.set_autocast_enabled("cpu", True)),
+    ("subnormals_flushed_for_all", "subnormal numbers are flushed from here on",
+     "subnormal numbers are kept was", lambda m, t: torch.set_flush_denormal(True)),
+    ("attention_replaced", "transformers' sdpa attention is another function for all",
+     "transformers' attention.sdpa was replaced",
+     lambda m, t: AttentionInterface.register(
+         "sdpa", functools.partial(sdpa_attention_forward))),
     ("hook_left", "a hook stays on the source", "the source's hooks",
      lambda m, t: first(m).register_forward_hook(lambda *x: None)),
     ("buffer_left", "a buffer stays on the source", "the source's .*buffers.* added",

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -76,20 +76,7 @@ GENERATION = {
 
 def torch_stock() -> Stock:
     """The settings of torch, transformers and the process."""
-    return {
-        "torch's default dtype": torch.get_default_dtype(),
-        "torch's default device": str(torch.get_default_device()),
-        "whether gradients are on": torch.is_grad_enabled(),
-        "torch's inference mode": torch.is_inference_mode_enabled(),
-        "torch's use of deterministic algorithms": (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's matmul precision": torch.get_float32_matmul_precision(),
-        "transformers' verbosity": logging.get_verbosity(),
-        "the current directory": folder(),
-    }
+    return {name: read() for name, (read, _) in SETTINGS.items()}
 
 
 def folder() -> str:
@@ -98,6 +85,107 @@ def folder() -> str:
         return os.getcwd()
     except OSError:
         return "a directory that is gone"
+
+
+def back_to(path: str) -> None:
+    """The current directory again, if it is there."""
+    with contextlib.suppress(OSError):
+        os.chdir(path)
+
+
+def keeps_subnormals() -> bool:
+    """Whether arithmetic gives numbers below the least normal one, or zeros for them."""
+    return bool(torch.full((), 2.0**-1073, dtype=torch.float64, device="cpu") * 0.5)
+
+
+def attention_kernels() -> tuple[bool, ...]:
+    """Which of its attention kernels torch may choose."""
+    cuda = torch.backends.cuda
+    return (
+        cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(),
+        cuda.math_sdp_enabled(), cuda.cudnn_sdp_enabled(),
+    )  # fmt: skip
+
+
+def allow(kernels: tuple[bool, ...]) -> None:
+    """Let torch choose among these attention kernels."""
+    cuda = torch.backends.cuda
+    cuda.enable_flash_sdp(kernels[0])
+    cuda.enable_mem_efficient_sdp(kernels[1])
+    cuda.enable_math_sdp(kernels[2])
+    cuda.enable_cudnn_sdp(kernels[3])
+
+
+# torch keeps the hooks that every module runs in these dictionaries
+EVERY = {
+    name: value
+    for name, value in vars(torch.nn.modules.module).items()
+    if name.startswith("_global") and isinstance(value, dict)
+}
+
+
+def hooks_of_all() -> dict[str, list[Any]]:
+    """The hooks that every module runs, by their kind."""
+    return {name: list(hooks.values()) for name, hooks in EVERY.items() if hooks}
+
+
+def hook_all(hooks: dict[str, list[Any]]) -> None:
+    """Only these, of the hooks that every module runs."""
+    for name, held in EVERY.items():
+        for key in [k for k, hook in held.items() if hook not in hooks.get(name, [])]:
+            del held[key]
+
+
+def infer(inference: bool) -> None:
+    """torch's inference mode, on or off: whoever holds it is not known here."""
+    if torch.is_inference_mode_enabled() != inference:
+        HELD.append(torch.inference_mode(inference))
+        HELD[-1].__enter__()
+
+
+def be_deterministic(how: tuple[bool, bool]) -> None:
+    """Use deterministic algorithms or not, and warn or raise where there is none."""
+    torch.use_deterministic_algorithms(how[0], warn_only=how[1])
+
+
+def on_device(device: torch.device) -> None:
+    """torch's default device."""
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+HELD: list[Any] = []  # modes of torch that end with what is here
+# what a grower may not leave otherwise: how it is read, and how it is put back
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch's default device": (torch.get_default_device, on_device),
+    "torch's inference mode": (torch.is_inference_mode_enabled, infer),
+    "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "whether gradients are on": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch's number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch's use of deterministic algorithms": (
+        lambda: (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        be_deterministic,
+    ),
+    "torch's matmul precision": (
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision,
+    ),
+    "torch's autocast": (
+        lambda: torch.is_autocast_enabled("cpu"),
+        lambda on: torch.set_autocast_enabled("cpu", on),
+    ),
+    "torch's detection of anomalies": (
+        torch.is_anomaly_enabled, torch.set_anomaly_enabled,
+    ),
+    "torch's choice of attention kernels": (attention_kernels, allow),
+    "whether subnormal numbers are kept": (
+        keeps_subnormals, lambda kept: torch.set_flush_denormal(not kept),
+    ),
+    "the hooks of all modules": (hooks_of_all, hook_all),
+    "transformers' verbosity": (logging.get_verbosity, logging.set_verbosity),
+    "the current directory": (folder, back_to),
+}  # fmt: skip
 
 
 def source_stock(model: Any) -> Stock:
@@ -158,33 +246,16 @@ def generators() -> dict[str, Any]:
     return {name: state() for name, state in GENERATORS.items()}
 
 
-HELD: list[Any] = []  # modes of torch that end with what is here
-
-
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """torch's settings are what they were, whatever a grower does to them."""
-    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    threads, fill = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-    )
-    warn = torch.is_deterministic_algorithms_warn_only_enabled()
-    verbosity, device = logging.get_verbosity(), torch.get_default_device()
-    inference = torch.is_inference_mode_enabled()
+    before = torch_stock()
     try:
         yield
     finally:
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type == "cpu" else device)
-        if torch.is_inference_mode_enabled() != inference:
-            HELD.append(torch.inference_mode(inference))  # the other's holder is lost
-            HELD[-1].__enter__()
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(fill, warn_only=warn)
-        logging.set_verbosity(verbosity)
+        for name, (read, put) in SETTINGS.items():
+            if read() != before[name]:
+                put(before[name])
 
 
 LEFT: list[str] = []  # what the last call of a grower changed of torch's settings
