@@ -18,13 +18,8 @@ from growproof.table import tensors
 from transformers import LlamaConfig
 
 
-def sparse(directory: Path, layers: int) -> Path:
-    """A checkpoint of hidden size 2048, bfloat16, in files that are all holes."""
-    config = LlamaConfig(
-        vocab_size=32_000, hidden_size=2048, intermediate_size=8192,
-        num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=16,
-        head_dim=128, dtype=torch.bfloat16, tie_word_embeddings=True,
-    )  # fmt: skip
+def sparse(directory: Path, config: LlamaConfig) -> Path:
+    """A checkpoint in bfloat16, in files that are all holes."""
     directory.mkdir()
     config.save_pretrained(directory)
     d = decoder_of(config)
@@ -53,7 +48,13 @@ def size(directory: Path) -> int:
 def main() -> None:
     """Grow everything that a row of the table scales, and everything that it does not."""
     at = Path(sys.argv[1])
-    source = sparse(at / "source", int(sys.argv[2]))
+    config = LlamaConfig(
+        vocab_size=32_000, hidden_size=2048, intermediate_size=8192,
+        num_hidden_layers=int(sys.argv[2]), num_attention_heads=16,
+        num_key_value_heads=16, head_dim=128, dtype=torch.bfloat16,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    source = sparse(at / "source", config)
     grow_checkpoint(source, at / "small", {"vocab_size": 32_064}, progress=False)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = peak()
