@@ -268,6 +268,18 @@ def generation_fields(directory: Path) -> dict[str, Any] | None:
     return fields
 
 
+def generation_of(directory: Path) -> Any:
+    """What generate() is told by a checkpoint: its generation config, or its config.
+
+    A transformers GenerationConfig, as `from_pretrained` finds it. Raises BadInput.
+    """
+    fields = generation_fields(directory)
+    if fields is not None:
+        return hub().GenerationConfig.from_dict(fields)
+    with refused(directory / "config.json", "a config that can be generated with"):
+        return hub().GenerationConfig.from_model_config(fields_of(directory))
+
+
 def tokenizer_in(directory: Path) -> Any:
     """The tokenizer in a checkpoint directory, or None. Raises BadInput."""
     if not any(directory.glob("tokenizer*")):
