@@ -201,8 +201,8 @@ def decoder_in(config: Any, path: object) -> Decoder:
 
     with refused(path, f"a config that says what a {config.model_type} computes"):
         decoder = decoder_of(config)
-    rotaries = [kind.rotary for kind in decoder.kinds if kind.rotary]
-    for part in (decoder, *rotaries):
+    rotaries = {id(kind.rotary): kind.rotary for kind in decoder.kinds if kind.rotary}
+    for part in (decoder, *rotaries.values()):
         check_values(part, path)
     return decoder
 
