@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from growproof import grow
+from growproof import clone, grow
 from growproof.checkpoints import grow_checkpoint
 from growproof.cli import main
 from growproof.families import FAMILIES
 from growproof.growth import Policies
 from growproof.verify import Check, Side, Verification, verify
 from growproof.verify.accounting import Accounted, accounted
+from growproof.verify.chosen import bounds
 from growproof.verify.text import FALLBACK, licence
 from transformers import (
     AutoConfig,
@@ -645,6 +646,14 @@ def test_a_bias_keeps_new_tokens_from_being_chosen(family: str, tmp_path: Path) 
     source = saved(model, tmp_path / "source")
     grow_checkpoint(source, tmp_path / "new", {"vocab_size": 40})
     assert verify(source, tmp_path / "new").same
+    new = Side.of(tmp_path / "new")
+    ids = torch.randint(32, (4, 16), generator=torch.Generator().manual_seed(0))
+    logits = clone.forward(new.decoder, new.state.map(lambda _, x: x.double()), ids)[
+        "logits"
+    ]
+    least, most = bounds(new.decoder, new.state)
+    if not new.decoder.logit_cap:
+        assert bool(((logits >= least - 1e-9) & (logits <= most + 1e-9)).all())
     told(tmp_path / "new", suppress_tokens=None)
     result = verify(source, tmp_path / "new")
     silent = {"phi": "head bias", "stablelm": "LayerNorm bias"}.get(family)

@@ -8,6 +8,7 @@ index names files of its own directory only.
 
 import dataclasses
 import json
+import os
 import re
 import reprlib
 import sys
@@ -303,7 +304,8 @@ def shards_of(index: Path) -> list[Path]:
             field, got = f"weight_map, {reprlib.repr(tensor)}", reprlib.repr(shard)
             raise BadInput(index, field, got, "the name of a file beside the index")
         found.add(shard)
-    lost = sorted(s for s in found if not (index.parent / s).is_file())
+    # os.path's, which takes a name that no disk can hold for one that is not there
+    lost = sorted(s for s in found if not os.path.isfile(index.parent / s))
     if lost:
         raise GrowthError(
             f"{index} names {reprlib.repr(lost)}, which are not there: download them"
