@@ -25,6 +25,7 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
     StableLmForCausalLM,
+    WatermarkingConfig,
 )
 
 from .test_checkpoints import WIDER, llama, loud, saved, stablelm, stored, with_tensors
@@ -581,6 +582,7 @@ TOLD: dict[str, tuple[dict[str, Any], str | None]] = {
     "padding": ({"pad_token_id": 7}, "pad_token_id None → 7"),
     "chance": ({"do_sample": True, "temperature": 0.5}, "temperature 1.0 → 0.5"),
     "length": ({"max_new_tokens": 3}, "max_new_tokens None → 3"),
+    "watermark": ({"watermarking_config": {"bias": 3.0}}, "'bias': 2.5"),
     "no words": ({"bad_words_ids": [4]}, "got TypeError"),
 }  # fmt: skip
 
@@ -591,8 +593,9 @@ def suppressing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("told")
     model = llama()
     model.generation_config.update(
-        suppress_tokens=[3], eos_token_id=2, bos_token_id=1, pad_token_id=None
-    )
+        suppress_tokens=[3], eos_token_id=2, bos_token_id=1, pad_token_id=None,
+        watermarking_config=WatermarkingConfig(bias=2.5),
+    )  # fmt: skip
     saved(model, folder / "old")
     grow_checkpoint(folder / "old", folder / "new", {"vocab_size": 52})
     return folder

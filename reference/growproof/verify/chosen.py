@@ -6,6 +6,7 @@ models with the same logits write the same only where they are told the same. A 
 must be suppressed, or its logit so low that its probability is 0 for every input.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -70,9 +71,10 @@ def generating(
 
 def told(directory: Path, vocab: int) -> tuple[Settings, set[int]]:
     """The settings of a checkpoint, and the tokens that it never chooses."""
-    found = generation_of(directory).to_dict()
+    found = generation_of(directory)
     with refused(directory / "generation_config.json", "tokens and words of tokens"):
-        return settings(found, vocab), banned(found)
+        plain: Settings = json.loads(found.to_json_string(use_diff=False))
+        return settings(plain, vocab), banned(plain)
 
 
 def settings(told: Settings, vocab: int) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def moved(name: str, a: set[int], b: set[int]) -> Iterator[str]:
     if lost:
         yield f"{tokens(lost)} no longer in {name}, where the source has them"
     if more:
-        yield f"{tokens(more)} in {name}, where the source has not: never chosen any more"
+        yield f"{tokens(more)} in {name}, where the source has not"
 
 
 def shown(value: Any) -> str:
