@@ -191,7 +191,7 @@ def bounds(d: Decoder, state: State) -> tuple[Tensor, Tensor]:
         state["final_norm.bias"].double() if "final_norm.bias" in state else 0 * gamma
     )
     middle, spread = torch.empty(2, len(head), dtype=torch.float64)
-    for rows in blocks(*head.shape):
+    for rows in blocks(len(head), head.shape[1]):
         w = head[rows].double()
         read = w * (gamma + d.norm_offset)
         if d.norm == "layer":
