@@ -77,6 +77,8 @@ def test_the_record_is_of_a_long_run_without_findings() -> None:
     assert rows.keys() == fuzz.TARGETS.keys()
     assert not RECORD["findings"]
     assert RECORD["inputs"] == sum(row["inputs"] for row in rows.values()) >= 200_000
+    said = " ".join((HERE.parent / "README.md").read_text().split())
+    assert f"the fuzz run so far is {RECORD['inputs']:,} inputs" in said
     for row in rows.values():
         assert row["read"] > 0
         assert row["refused"] > 0
