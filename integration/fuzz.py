@@ -4,8 +4,9 @@
 
 Each input is a valid file with a few random edits, which its number repeats:
 `python -m integration.fuzz --target config --seed 1234 --inputs 1`. It is read, or it is
-refused by the documented error; anything else, more than `LIMIT` seconds, or a file that
-was not there before, is a finding, and the exit code is 1.
+refused by the documented error; anything else, more than `LIMIT` seconds of a processor
+(or 20 times as long by the clock), or a file that was not there before, is a finding, and
+the exit code is 1.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import copy
 import datetime
 import functools
+import io
 import json
 import random
 import signal
@@ -23,7 +25,8 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +34,27 @@ from growproof import checkpoints, reading
 from growproof.decoder import GrowthError
 from growproof.families import FAMILIES
 from growproof.models import plan_model
+from growproof.verify.chosen import told
 from transformers import CONFIG_MAPPING, GenerationConfig
 from transformers.utils import logging
 
 from properties.errors import comparison, samples, storage
+from properties.errors.latex import latex
 from properties.errors.ledger import LedgerError
+from properties.errors.page import page
+from properties.errors.report import parser
+from properties.errors.text import markdown
 from properties.gate import xfails
+from properties.score import document, report
+from properties.score import samples as scores
 
 HERE = Path(__file__).parent
 LIMIT = 5  # seconds for one input
+READERS = ("transformers", "safetensors", "gguf", "jsonschema")
 ROUND = 2_000  # inputs
+MEMORY = (
+    "/dev/shm" if Path("/dev/shm").is_dir() else None
+)  # a disk takes most of the time
 DOCUMENTED = (GrowthError, LedgerError, xfails.XfailError)
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3, 7, 10**6, 10**9, 2**31, 2**63, 10**400, 0.5,
@@ -70,7 +84,7 @@ def edited(value: Any, draw: random.Random) -> Any:
     keys = [*value] if isinstance(value, dict) else [*range(len(value))] if isinstance(
         value, list) else []  # fmt: skip
     if not keys or draw.random() < 0.05:
-        return nested(draw) if draw.random() < 0.1 else copy.deepcopy(draw.choice(ODD))
+        return another(value, draw)
     key = draw.choice(keys)
     what = draw.random()
     if what < 0.15:
@@ -82,6 +96,14 @@ def edited(value: Any, draw: random.Random) -> Any:
     else:
         value[key] = edited(value[key], draw)
     return value
+
+
+def another(value: Any, draw: random.Random) -> Any:
+    """An odd value in its place, half the time of its type: what a schema lets pass."""
+    if draw.random() < 0.05:
+        return nested(draw)
+    alike = [x for x in ODD if type(x) is type(value)]
+    return copy.deepcopy(draw.choice(alike if alike and draw.random() < 0.5 else ODD))
 
 
 def nested(draw: random.Random) -> Any:
@@ -159,7 +181,16 @@ def read_config(folder: Path) -> None:
     """As `grow` reads it, up to the plan of a growth."""
     config = reading.config_in(folder)
     with suppress(ValueError):  # what cannot be grown
-        plan_model(config, {"num_hidden_layers": 99})
+        plan_model(config, {"num_hidden_layers": config.num_hidden_layers + 1})
+
+
+def generations() -> list[dict[str, Any]]:
+    """A generation config, and one that says more."""
+    more = {
+        "suppress_tokens": [1, 2], "bad_words_ids": [[1], [2, 3]], "eos_token_id": [0, 1],
+        "sequence_bias": [[[1, 2], -1.0]], "begin_suppress_tokens": [3], "max_length": 9,
+    }  # fmt: skip
+    return [GenerationConfig(**fields).to_dict() for fields in ({}, more)]
 
 
 def indexes() -> list[dict[str, Any]]:
@@ -240,14 +271,42 @@ def read_ledger(folder: Path) -> None:
         comparison.compare(a, b, factor=2.0)
 
 
+def scored() -> list[dict[str, Any]]:
+    """A green score and a red one, without a digest."""
+    both = scores.score(edition="2027"), scores.red()
+    return [json.loads(document.dumps(score)) for score in both]
+
+
+def with_digest(value: Any, draw: random.Random) -> bytes:
+    """A mutated score, at times with the digest that it has now, or with another."""
+    data = of_json(value, draw)
+    if draw.random() < 0.4:
+        return data
+    text = data.decode("utf-8", "replace").removesuffix("}") + ","
+    text += f'"digest": "{document.NO_DIGEST}"\n}}\n'
+    digest = document.digest_of(text).join(text.rsplit(document.NO_DIGEST, 1))
+    data = digest.encode()
+    return damaged(data, draw, len(data)) if draw.random() < 0.1 else data
+
+
+def read_score(folder: Path) -> None:
+    """As `growproof report --check` and `growproof report` read it, every page made."""
+    path = str(folder / "score.json")
+    with redirect_stdout(io.StringIO()):
+        report.check(path)
+        found = report.shown(parser().parse_args([path])).page
+        for form in (page, markdown, latex):
+            form(found)
+
+
 GOOD = storage.loads(samples.GOOD)
 TARGETS = {
     "config": lambda: Target("config.json", configs, of_json, read_config),
     "generation": lambda: Target(
         "generation_config.json",
-        lambda: [GenerationConfig(suppress_tokens=[1, 2]).to_dict()],
+        generations,
         of_json,
-        reading.generation_fields,
+        lambda folder: told(folder, 2),
     ),
     "index": lambda: Target(
         checkpoints.INDEX, indexes, of_json, checkpoints.weight_files
@@ -270,6 +329,7 @@ TARGETS = {
     "ledger": lambda: Target(
         "errors.json", lambda: [json.loads(samples.GOOD)], of_json, read_ledger
     ),
+    "score": lambda: Target("score.json", scored, with_digest, read_score),
 }
 made = functools.cache(lambda name: TARGETS[name]())
 # how much of a long run each has: configs are what people write by hand
@@ -281,18 +341,24 @@ SHARE = {"config": 8, "index": 2, "safetensors": 3, "gguf": 1, "ledger": 1}
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise Hang in the main thread after that time."""
+    """Raise Hang in the main thread after that time of a processor, or 20 times of a clock."""
+    timers = {signal.ITIMER_PROF: seconds, signal.ITIMER_REAL: 20 * seconds}
 
     def stop(*_: object) -> None:
         raise Hang(f"more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = {
+        kind: signal.signal(kind, stop) for kind in (signal.SIGPROF, signal.SIGALRM)
+    }
     try:
+        for timer, after in timers.items():
+            signal.setitimer(timer, after)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def outcome(target: Target, folder: Path, draw: random.Random) -> str:
@@ -313,7 +379,7 @@ def outcome(target: Target, folder: Path, draw: random.Random) -> str:
 def fuzz(name: str, seeds: range, found: Counter[str], findings: list[Any]) -> None:
     """Count the outcomes of these inputs, and keep what is wrong."""
     target = made(name)
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as home:
         folder = Path(home)
         (folder / "a.bin").write_bytes(b"")
         there = {"a.bin", target.name}
@@ -342,6 +408,7 @@ def run(names: list[str], inputs: int, first: int) -> dict[str, Any]:
         }
     return {
         "made": datetime.date.today().isoformat(),
+        "versions": {name: metadata.version(name) for name in READERS},
         "seconds_for_one": LIMIT,
         "inputs": sum(row["inputs"] for row in rows.values()),
         "targets": rows,

@@ -519,6 +519,7 @@ def sparse_upcycling(model: Any, experts: int = 4, chosen: int = 2) -> Any:
         num_local_experts=experts, num_experts_per_tok=chosen,
     )  # fmt: skip
     grown = MixtralForCausalLM(config).to(model.dtype).eval()
+    grown.generation_config = copy.deepcopy(model.generation_config)
     state = dict(model.named_parameters())
     with torch.no_grad():
         for name, p in grown.named_parameters():

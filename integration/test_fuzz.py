@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from growproof import reading
 from growproof.cli import main
+from growproof.growth import Policies
+from growproof.models import plan_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +76,9 @@ def test_the_record_is_of_a_long_run_without_findings() -> None:
     rows = RECORD["targets"]
     assert rows.keys() == fuzz.TARGETS.keys()
     assert not RECORD["findings"]
-    assert RECORD["inputs"] == sum(row["inputs"] for row in rows.values()) >= 20_000
+    assert RECORD["inputs"] == sum(row["inputs"] for row in rows.values()) >= 200_000
+    said = " ".join((HERE.parent / "README.md").read_text().split())
+    assert f"the fuzz run so far is {RECORD['inputs']:,} inputs" in said
     for row in rows.values():
         assert row["read"] > 0
         assert row["refused"] > 0
@@ -105,6 +109,28 @@ def test_what_a_run_would_find(
     words = {1: "KeyError: 'weight_map'", 2: "Hang: more than", 3: "left ['core']"}
     assert finding["said"].startswith(words[said])
     assert expected in ("wrong", "left")
+
+
+def test_many_layers_take_time_in_proportion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most layers that are read, and one more: each rotary embedding is looked at once.
+
+    A look at each layer's, and at all old layers for each new one, took minutes.
+    """
+    looked, check = [], reading.check_values
+    monkeypatch.setattr(
+        reading, "check_values", lambda part, path: looked.append(check(part, path))
+    )
+    fields = json.loads((HERE / "llama" / "config.json").read_text())
+    fields["num_hidden_layers"] = reading.MOST - 1
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with fuzz.limited(fuzz.LIMIT):
+        config = reading.config_in(tmp_path)
+        sizes = {"num_hidden_layers": reading.MOST}
+        growth = plan_model(config, sizes, Policies(depth="interleave"))
+    assert growth.new.layers == reading.MOST
+    assert len(looked) == 2
 
 
 @pytest.fixture
@@ -166,3 +192,18 @@ def test_a_bad_file_is_named(
     assert line.startswith(f"growproof: {bad / name}: ")
     assert said in line
     assert not (bad.parent / "new").exists()
+
+
+@pytest.mark.parametrize("shard", ["gone", "9" * 300, "\ud800"])
+def test_an_index_names_what_is_not_there(
+    shard: str, bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No such file, a name that no disk can hold, one that is no text: one sentence."""
+    (bad / "model.safetensors").unlink()
+    index = bad / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    arguments = ["grow", str(bad), str(bad.parent / "new"), "--num-hidden-layers=9"]
+    assert main(arguments) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"growproof: {index} names ['")
+    assert line.endswith("which are not there: download them")

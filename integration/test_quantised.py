@@ -1,9 +1,9 @@
 """A quantised checkpoint grows with its codes: old ones bit for bit, new ones zero.
 
 Checkpoints are written here as AutoGPTQ, AutoAWQ and DeepSeek's FP8 lay them out, by
-another route than `growproof.codes`: a word at a time. GPTQ and AWQ are decoded by their
-documented formula, FP8 by transformers' own code as well; where AutoAWQ is installed, by
-its `dequantize_gemm` too.
+another route than `growproof.codes`: a word at a time. They are decoded by the documented
+formulas, and by other people's code: GPTQ and AWQ by vLLM's compressed-tensors, FP8 by
+transformers.
 """
 
 from __future__ import annotations
@@ -222,23 +222,77 @@ def test_the_function_is_the_same(tmp_path: Path) -> None:
     assert torch.allclose(*logits, rtol=0, atol=1e-12 * float(logits[0].abs().max()))
 
 
-def test_awq_is_decoded_by_autoawq(tmp_path: Path) -> None:
-    """`dequantize_gemm` of AutoAWQ, on both sides of a growth."""
-    packing = pytest.importorskip(
-        "awq.utils.packing_utils",
-        reason="AutoAWQ is not installed: the formula stands in",
+# the public implementation: vLLM's compressed-tensors, which needs no CUDA
+
+
+def public(kind: str, directory: Path) -> dict[str, Tensor]:
+    """Each weight of an AWQ or GPTQ checkpoint by compressed-tensors, in float32."""
+    reason = (
+        "compressed-tensors is not here: pip install -c constraints.txt -e '.[test]'"
     )
-    source = checkpoint("awq", tmp_path / "old")
-    grow_quantised(source, tmp_path / "new", GROWTHS["mlp"])
-    for side in ("old", "new"):
-        held = Quantised.at(tmp_path / side)
-        for name in held.weights():
-            base = name.removesuffix("weight")
-            parts = [held.get(base + part) for part in ("qweight", "qzeros", "scales")]
-            theirs = packing.dequantize_gemm(*parts, 4, GROUP)
-            assert torch.equal(
-                theirs.mT.float(), held.codes(name).decoded().half().float()
-            )
+    pytest.importorskip("compressed_tensors", reason=reason)
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.entrypoints.convert import AutoAWQConverter
+
+    tensors, said = load_file(directory / "model.safetensors"), SAID[kind]
+    if kind == "awq":
+        converter = AutoAWQConverter.from_autoawq_config(said)
+        tensors = converter.process(tensors)
+    else:
+        converter = AutoAWQConverter(group_size=1)
+        tensors = of_gptq(tensors)
+    (scheme,) = converter.update_config(None).config_groups.values()
+    scheme.weights.num_bits = said["bits"]
+    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    names = compressor.compression_param_names(scheme)
+    found = dict[str, Tensor]()
+    for name in [n for n in tensors if n.endswith(names[0])]:
+        base = name.removesuffix(names[0])
+        parts = {part: tensors[base + part] for part in names}
+        scale = parts["weight_scale"] = parts["weight_scale"].float()
+        weight = compressor.decompress(parts, scheme)["weight"]
+        found[f"{base}weight"] = weight - scale if kind in STORE_LESS else weight
+    return found
+
+
+def of_gptq(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """GPTQ's tensors under the names of compressed-tensors, whose layout is transposed.
+
+    Each input is a group of its own, that of g_idx: a word holds inputs of codes, and
+    outputs of zero points, so that no word is taken apart here.
+    """
+    found = dict[str, Tensor]()
+    for name in [n for n in tensors if n.endswith("qweight")]:
+        base = name.removesuffix("qweight")
+        q, z, s, group = (
+            tensors[base + part] for part in format_of(SAID["gptq"]).suffixes
+        )
+        found |= {
+            f"{base}weight_packed": q.mT.contiguous(),
+            f"{base}weight_zero_point": z.mT[:, group.long()].contiguous(),
+            f"{base}weight_scale": s.mT[:, group.long()].contiguous(),
+            f"{base}weight_shape": torch.tensor([s.shape[1], len(group)]),
+        }
+    return found
+
+
+@pytest.mark.parametrize("growth", ["", *GROWTHS])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fp8"])
+def test_codes_are_decoded_by_compressed_tensors(
+    kind: str, growth: str, tmp_path: Path
+) -> None:
+    """s · (c − z) of every map of a source and of its growth, bit for bit."""
+    at = checkpoint(kind, tmp_path / "old")
+    if growth:
+        grow_quantised(at, tmp_path / "new", GROWTHS[growth])
+        at = tmp_path / "new"
+    held, theirs = Quantised.at(at), public(kind, at)
+    assert theirs.keys() == held.weights()
+    for name, weight in theirs.items():
+        assert torch.equal(weight, held.codes(name).decoded()), name
+    edit(at, "model.layers.1.mlp.down_proj.", code)
+    other = {n for n, x in public(kind, at).items() if not torch.equal(x, theirs[n])}
+    assert other == {"model.layers.1.mlp.down_proj.weight"}
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import jsonschema.exceptions
+import jsonschema.validators
 from growproof.reading import BadInput, parsed, text_in
 
 from .ledger import (
@@ -33,6 +34,12 @@ from .ledger import (
 SCHEMA = json.loads(Path(__file__).with_name("ledger.schema.json").read_text())
 VERSION = 1
 MOST_BYTES = 256 << 20
+DRAFT = jsonschema.Draft202012Validator
+# JSON Schema takes 1.0 and −0.0 for integers, and who counts with them does not
+STRICT: Any = jsonschema.validators.extend(
+    DRAFT,
+    type_checker=DRAFT.TYPE_CHECKER.redefine("integer", lambda _, x: type(x) is int),
+)
 
 
 def now() -> str:
@@ -169,8 +176,7 @@ def checked(
             f"its schema is version {written}, and this growproof reads {version}: "
             "a newer growproof wrote it"
         )
-    validator = jsonschema.Draft202012Validator(schema)
-    if error := jsonschema.exceptions.best_match(validator.iter_errors(data)):
+    if error := jsonschema.exceptions.best_match(STRICT(schema).iter_errors(data)):
         raise LedgerError(f"at {error.json_path}: {error.message[:300]}")
     return data
 

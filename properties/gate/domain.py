@@ -8,11 +8,16 @@ from ..laws.domain import AXES, CONFIG_NAME, CORE, DOMAIN, EXTRAS, known_familie
 from ..laws.registry import PROMISES
 from .command import nearest
 
-FEATURES = (
-    *CORE,
-    *known_families(),
-    *EXTRAS,
-    *(p.name for p in PROMISES.values() if not p.asked_for),
+# each once: llama and stablelm are of the core, and families besides
+FEATURES = tuple(
+    dict.fromkeys(
+        (
+            *CORE,
+            *known_families(),
+            *EXTRAS,
+            *(p.name for p in PROMISES.values() if not p.asked_for),
+        )
+    )
 )
 MORE = (*known_families(), *EXTRAS, *(p.name for p in PROMISES.values() if p.asked_for))
 OURS = "tests of growproof itself"  # what no other grower is asked

@@ -96,6 +96,18 @@ def test_unknown_features(without: list[str], more: list[str], said: str) -> Non
         narrow(without, more)
 
 
+@pytest.mark.parametrize(
+    "given", [(["wings"], []), ([], ["wings"]), ([], [], ["wings"])]
+)
+def test_what_there_is_is_listed_once(given: tuple[list[str], ...]) -> None:
+    """By --without, --with and --family: a llama and a stablelm are of the core as well."""
+    with pytest.raises(UnknownName) as error:
+        narrow(*given)
+    listed = str(error.value).partition("It takes: ")[2].split(", ")
+    assert len(listed) == len({*listed}) > 20
+    assert {"llama", "stablelm", "qwen3"} <= {*listed}
+
+
 def test_features_by_commas_and_by_their_config_names() -> None:
     """--without --hidden_size,num-attention-heads is --without hidden,heads."""
     assert narrow(["--hidden_size,num-attention-heads", "mlp"], []) == [

@@ -230,8 +230,19 @@ def loads(text: str) -> Score:
     missed = [Missed(**row) for row in data["power"]["missed"]]
     made: dict[str, Any] = data | lists
     made["power"] = Power(**data["power"] | {"missed": missed})
+    refuse_more(made["power"])
     del made["format"], made["schema_version"]
     return Score(**made)
+
+
+def refuse_more(power: Power) -> None:
+    """Raise LedgerError where more known-bad growers are found than there are."""
+    pairs = [(power.found + power.outside, power.growers), *power.by_dtype.values()]
+    for found, of in pairs:
+        if found > of:
+            raise LedgerError(
+                f"at $.power: {found} of {of} known-bad growers are found"
+            )
 
 
 def text_of(path: str) -> str:

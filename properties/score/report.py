@@ -64,7 +64,7 @@ def check(path: str) -> int:
     said = document.problem(text)
     score = None
     if not said:
-        score = document.loads(text)
+        score = document.load(path)
         said = not_its_edition(score)
     if said or score is None:
         print(f"{path}: {said}")

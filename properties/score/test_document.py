@@ -45,6 +45,9 @@ WRONG = {
     "misspelt": (dumps(score()).replace('"laws"', '"lwas"'), "'laws' is a required"),
     "another outcome": (dumps(score()).replace('-mlp": "passed"', '-mlp": "ok"'), "'ok'"),
     "truncated": (dumps(score())[:-3], "truncated"),
+    "no whole number": (dumps(score()).replace('"outside": 1', '"outside": 1.0'), "1.0 is not"),
+    "more than all": (dumps(score()).replace('"outside": 1', '"outside": 9'), "11 of 4"),
+    "past all sizes": (dumps(score()).replace('"outside": 1', f'"outside": {10**30}'), "maximum"),
     "nan": (dumps(score()).replace('"largest": 0.5', '"largest": NaN'), "finite"),
 }  # fmt: skip
 
@@ -60,6 +63,11 @@ def test_what_is_no_score(
     with pytest.raises(LedgerError, match=said):
         document.load(str(path))
     assert report.main([str(path)]) == 4
+    assert "score.json" in capsys.readouterr().err
+    end = text.rstrip().removesuffix("}") + f', "digest": "{document.NO_DIGEST}"\n}}\n'
+    signed = document.digest_of(end).join(end.rsplit(document.NO_DIGEST, 1))
+    assert problem(signed) == ""
+    assert report.main(["--check", written(path, signed)]) == 4
     assert "score.json" in capsys.readouterr().err
 
 

@@ -95,7 +95,7 @@ def written(
         print(f"{name:<20} {before:,}{arrow}")
     print(f"{'parameters':<20} {count(growth.old):,} → {count(growth.new):,}")
     print(f"{'norm, fill':<20} {growth.policies.norm}, {growth.policies.fill}")
-    if growth.new.vocab > growth.old.vocab and not coded:
+    if growth.new.vocab > growth.old.vocab:
         print("\n" + textwrap.fill(new_tokens(options.destination, growth), 88))
     if coded:
         print(
@@ -148,11 +148,10 @@ def written_codes(
 
 def new_tokens(directory: Path, growth: "Growth") -> str:
     """What became of the softmax in a grown checkpoint, in words."""
-    from growproof.checkpoints import read_config, read_weights
+    from growproof.verify import Side
     from growproof.vocabulary import carrier, said
 
-    state = read_weights(directory, read_config(directory))
-    return said(growth, carrier(state, growth))
+    return said(growth, carrier(Side.of(directory).state, growth))
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -189,10 +189,10 @@ def layers_map(layers: int, layers_new: int, depth: str) -> list[int]:
 
 def before(layers: int, layers_new: int, depth: str) -> list[int]:
     """For each grown layer the old one that it is, or that lies before it (else 0)."""
-    along = layers_map(layers, layers_new, depth)
+    old = {place: i for i, place in enumerate(layers_map(layers, layers_new, depth))}
     found, current = list[int](), 0
     for i in range(layers_new):
-        current = along.index(i) if i in along else current
+        current = old.get(i, current)
         found.append(current)
     return found
 

@@ -8,6 +8,7 @@ index names files of its own directory only.
 
 import dataclasses
 import json
+import os
 import re
 import reprlib
 import sys
@@ -201,8 +202,8 @@ def decoder_in(config: Any, path: object) -> Decoder:
 
     with refused(path, f"a config that says what a {config.model_type} computes"):
         decoder = decoder_of(config)
-    rotaries = [kind.rotary for kind in decoder.kinds if kind.rotary]
-    for part in (decoder, *rotaries):
+    rotaries = {id(kind.rotary): kind.rotary for kind in decoder.kinds if kind.rotary}
+    for part in (decoder, *rotaries.values()):
         check_values(part, path)
     return decoder
 
@@ -268,6 +269,18 @@ def generation_fields(directory: Path) -> dict[str, Any] | None:
     return fields
 
 
+def generation_of(directory: Path) -> Any:
+    """What generate() is told by a checkpoint: its generation config, or its config.
+
+    A transformers GenerationConfig, as `from_pretrained` finds it. Raises BadInput.
+    """
+    fields = generation_fields(directory)
+    if fields is not None:
+        return hub().GenerationConfig.from_dict(fields)
+    with refused(directory / "config.json", "a config that can be generated with"):
+        return hub().GenerationConfig.from_model_config(fields_of(directory))
+
+
 def tokenizer_in(directory: Path) -> Any:
     """The tokenizer in a checkpoint directory, or None. Raises BadInput."""
     if not any(directory.glob("tokenizer*")):
@@ -291,7 +304,8 @@ def shards_of(index: Path) -> list[Path]:
             field, got = f"weight_map, {reprlib.repr(tensor)}", reprlib.repr(shard)
             raise BadInput(index, field, got, "the name of a file beside the index")
         found.add(shard)
-    lost = sorted(s for s in found if not (index.parent / s).is_file())
+    # os.path's, which takes a name that no disk can hold for one that is not there
+    lost = sorted(s for s in found if not os.path.isfile(index.parent / s))
     if lost:
         raise GrowthError(
             f"{index} names {reprlib.repr(lost)}, which are not there: download them"

@@ -81,13 +81,27 @@ def said(growth: Growth, by: Carrier) -> str:
     old, new = growth.old.vocab, growth.new.vocab
     rows = f"Tokens {old:,} to {new - 1:,} are new: the old logits are the same, "
     if by != "generation config":
+        return f"{rows}and {softmax(old, new, by, '−2¹⁵')}"
+    return (
+        f"{rows}and {softmax(old, new, by)}. generation_config.json suppresses the new "
+        "tokens, so that generate() never chooses one; another sampler has to mask them"
+    )
+
+
+def softmax(
+    old: int, new: int, by: Carrier | None, low: str = "too low to count"
+) -> str:
+    """The new logits and the softmax over all, in words. by: None for any other logits."""
+    if by == "generation config":
+        level, joins = "0 (zero rows)", "exp(0)"
+    elif by is None:
+        level, joins = "what their rows give", "the exponential of its logit"
+    else:
         return (
-            f"{rows}and the new ones are −2¹⁵ (by the {by}), so that the softmax over "
-            "all logits is the same as well"
+            f"the new ones are {low} (by the {by}): the softmax over all {new:,} logits "
+            "is the same as well"
         )
     return (
-        f"{rows}and the new ones are 0 (zero rows): the softmax over the first {old:,} "
-        f"logits is the same, over all {new:,} each new token adds exp(0) to the "
-        "denominator. generation_config.json suppresses the new tokens, so that "
-        "generate() never chooses one; another sampler has to mask them"
+        f"the new ones are {level}: the softmax over the first {old:,} logits is the "
+        f"same, over all {new:,} each new token adds {joins} to the denominator"
     )

@@ -17,6 +17,10 @@ square change alike, the loss by 4 times the mean change of a token's loss (no c
 between tokens), and all by no less than 64 u(float64) · max |logit|. A float32 forward
 pass has noise of its own, and there every weight is rounded to float32 at the least.
 
+Text depends on what `generate()` is told as well. The settings of both are compared, and
+may differ only in what more tokens explain: the new ones must be suppressed, unless a bias
+makes their logits too low for every input. Otherwise greedy text could hold one.
+
 Quantised weights (GPTQ, AWQ, FP8 in blocks) are decoded, on both sides, and their entries
 accounted for. A growth multiplies no code, so that there an entry that is not accounted
 for is a no by itself.
@@ -46,6 +50,8 @@ from growproof.codes import format_of
 from growproof.quantised import is_quantised, plain_config
 from growproof.reading import BadInput, any_config
 from growproof.verify.accounting import Accounted, accounted
+from growproof.verify.chosen import NAME as GENERATE
+from growproof.verify.chosen import generating, new_logits, vocabulary
 from growproof.verify.function import in_the_clone, in_transformers
 from growproof.verify.outcome import Check, Verification
 from growproof.verify.parting import parting
@@ -147,20 +153,23 @@ def compare(
     except ValueError as error:
         return unreadable(error)
     known = accounted(old, new, progress=how.progress)
-    checks = [*structure(old, new), *entries(old, new, known), *own_dtype(old, new)]
+    checks = [
+        *structure(old, new), *entries(old, new, known), *own_dtype(old, new),
+        *chosen(old, new, known),
+    ]  # fmt: skip
     if known.complete and not measure:
-        return checks, Said(verdict=accounted_for(old, new))
+        return checks, Said(verdict=accounted_for(old, new, checks))
     if old.codes and new.codes and not measure:
         return checks, Said("nothing: a code is right or wrong", verdict=first(known))
     ids, text = how.ids(source, old.config)
     checks += measured(old, new, known, ids, how)
     said = Said(text, ids.shape[1])
-    if any(c.passed is False for c in checks):
+    if any(c.passed is False and c.name != GENERATE for c in checks):
         said.verdict = unlike(old, new, known)
         if old.has_clone and new.has_clone:
             said.parting = parting(old, new, known, ids, how.seed)
     elif known.complete:
-        said.verdict = accounted_for(old, new)
+        said.verdict = accounted_for(old, new, checks)
     return checks, said
 
 
@@ -214,12 +223,24 @@ def measured(
     return checks + in_transformers(old, new, known, ids, how.continuation, how.seed)
 
 
-def accounted_for(old: Side, new: Side) -> str:
+def chosen(old: Side, new: Side, known: Accounted) -> list[Check]:
+    """What the new tokens are, if there are any, and what generate() is told."""
+    n, m = old.decoder.vocab, new.decoder.vocab
+    if m <= n:
+        return [generating(old.directory, new.directory, n, m, None)]
+    by, level = new_logits(new, n)
+    return [
+        vocabulary(old, new, by, kept=known.complete),
+        generating(old.directory, new.directory, n, m, level),
+    ]
+
+
+def accounted_for(old: Side, new: Side, checks: list[Check]) -> str:
     """The verdict where every entry is accounted for."""
     n, m = old.decoder.vocab, new.decoder.vocab
-    if n == m:
-        return "The same function for every input: every entry is accounted for."
-    return (
-        f"The same function on the old tokens, for every input: every entry is accounted "
-        f"for. Tokens {n} to {m - 1} are new, and their logits join the softmax."
-    )
+    told = not any(c.name == GENERATE and c.passed is False for c in checks)
+    said = "The same function" if told else "The logits are the same function"
+    said += " on the old tokens, for" if m > n else " for"
+    said += " every input: every entry is accounted for."
+    said += f" Tokens {n} to {m - 1} are new." if m > n else ""
+    return said if told else f"{said} What generate() makes of them is not."

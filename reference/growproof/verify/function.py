@@ -90,7 +90,7 @@ def function_checks(
     name: str, want: Tensor, shaken: Tensor, got: Tensor, ids: Tensor
 ) -> list[Check]:
     """Logits (T, V) of the old tokens, by their largest and rms change, and loss."""
-    got = got[:, : want.shape[1]]
+    whole, got = got, got[:, : want.shape[1]]
     response, change = shaken - want, got - want
     a, b, c = (losses(x, ids) for x in (want, shaken, got))
     lost = abs((c.mean() - a.mean()).item())
@@ -111,7 +111,18 @@ def function_checks(
         row("logits max", values, largest(change), largest(response)),
         row("logits rms", "", rms(change), rms(response)),
         row("loss", total, lost, (b - a).abs().mean().item()),
+        *over_all(name, whole, want.shape[1]),
     ]
+
+
+def over_all(name: str, logits: Tensor, vocab: int) -> list[Check]:
+    """A note of how much of the softmax over all logits (T, V') the new tokens take."""
+    if logits.shape[1] == vocab:
+        return []
+    taken = logits.double().softmax(-1)[:, vocab:].sum(-1)
+    mean, most = taken.mean().item(), taken.max().item()
+    found = f"new tokens take {mean:.1e} of the softmax over all, at most {most:.1e}"
+    return [Check(name=f"softmax, {name}", found=found, passed=None)]
 
 
 @torch.no_grad()

@@ -152,4 +152,5 @@ def variances(side: Side) -> Tensor:
         return (x * x).sum(1) / size
 
     embedding = side.state["embed.weight"]
-    return torch.cat([variance(embedding[rows]) for rows in blocks(*embedding.shape)])
+    found = blocks(len(embedding), embedding.shape[1])
+    return torch.cat([variance(embedding[rows]) for rows in found])
