@@ -26,7 +26,7 @@ from torch import Tensor
 from ..laws.domain import CONFIG_NAME
 from ..laws.grown import behind, moved
 from ..laws.models import loads
-from ..laws.world import elsewhere, kept
+from ..laws.world import elsewhere, halved, kept
 from .orders import in_order, orders
 from .parts import Part, Ratios, kind_of, layer_of, relation
 
@@ -325,6 +325,8 @@ def causes(
                 new = grow(old, dict(target))
         except Exception as crash:
             return [f"it raises {type(crash).__name__}: {first_line(crash)}"]
+        if remembered(new, source, grow, target):
+            return ["another model's weights came back"]
         varying, told = unsteady(new, source, grow, target)
         right, placed = nearest(new, source, target, padded=padded)
         found = differences(
@@ -337,6 +339,16 @@ def causes(
         ]
 
 
+def remembered(
+    new: Any, source: Callable[[], Any], grow: Callable[..., Any], target: Any
+) -> bool:
+    """Whether other weights of the same sizes give the same result."""
+    with kept():
+        other = grow(halved(source()), dict(target))
+    told = any(not p.is_meta and p.any() for p in new.parameters())
+    return told and not unlike_bits(new, other)
+
+
 def unsteady(
     new: Any, source: Callable[[], Any], grow: Callable[..., Any], target: Any
 ) -> tuple[set[str], list[str]]:
@@ -346,18 +358,21 @@ def unsteady(
     varying = unlike_bits(new, again)
     if not varying:
         return varying, []
-    names = listed(sorted({kind_of(n) for n in varying}), new)
-    values = dict(again.named_parameters())
-    unset = [n for n in varying if n in values and values[n].isnan().any()]
-    if unset and not any(new.get_parameter(n).isnan().any() for n in unset):
-        return varying, [
-            f"{names}: entries are never written, and hold what memory had"
-        ]
+
+    def say(said: str) -> tuple[set[str], list[str]]:
+        return varying, [told(said, sorted(varying), new, new)]
+
+    one, two = (dict(m.named_parameters()) for m in (new, again))
+    shared = [
+        n for n in varying & one.keys() & two.keys() if one[n].shape == two[n].shape
+    ]
+    if any((two[n].isnan() & ~one[n].isnan()).any() for n in shared):
+        return say("{} holds entries that are never written: what memory had")
     with kept():
         third = grow(source(), dict(target))
     if not unlike_bits(new, third):
-        return varying, [f"without gradients, or on two threads, {names} is another"]
-    return varying, [f"two calls give different weights: {names}"]
+        return say("{} differs without gradients, or on two threads")
+    return say("{} differs from call to call")
 
 
 def nearest(

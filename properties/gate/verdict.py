@@ -140,7 +140,7 @@ def violated(grower: str, findings: Sequence[Finding]) -> str:
     grown = {a for first in firsts for a in first["axes"].split(", ")}
     axes = ", ".join(axis for axis in AXES if axis in grown)
     where = " and ".join(families) + f" {axes}" * bool(axes)
-    promise = first_of([f for found in groups.values() for f in found])["promise"]
+    promise = first_of(findings)["promise"]
     causes = "; ".join(list(groups)[:3])
     more = f"; and {len(groups) - 3} more" if len(groups) > 3 else ""
     return f"{grower} violates {promise}{f' on {where}' * bool(where.strip())}: {causes}{more}"

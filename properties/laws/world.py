@@ -64,6 +64,15 @@ def worn(
     return model
 
 
+def halved(model: Any) -> Any:
+    """A model of the same sizes with other weights: half of each."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(0.5)
+    return other
+
+
 OWN: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
     "_name_or_path": "somebody/model", "note": "kept",
@@ -273,9 +282,16 @@ def noted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def filled() -> Iterator[None]:
+    """Fresh memory is full of NaN."""
+    with kept():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+
+
+@contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
     """Other settings: no gradients, two threads, and fresh memory that is full of NaN."""
-    with kept(), torch.no_grad():
+    with filled(), torch.no_grad():
         torch.set_num_threads(2)
-        torch.use_deterministic_algorithms(True, warn_only=True)
         yield
