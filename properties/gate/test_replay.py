@@ -20,6 +20,7 @@ from .loading import Grower, load_grower
 GROWERS = """
 import copy
 import growproof, torch
+import numpy as np
 
 BROKEN = True
 known = {}
@@ -31,6 +32,15 @@ def uninitialised(model, target):
         memory[:model.config.intermediate_size] = layer.mlp.up_proj.weight.data[
             :model.config.intermediate_size]
         layer.mlp.up_proj.weight.data = memory
+    return new
+
+def uninitialised_in_numpy(model, target):
+    new = growproof.grow(model, target)
+    for layer in new.model.layers if BROKEN else ():
+        up = layer.mlp.up_proj.weight.data.numpy()
+        memory = np.empty_like(up)
+        memory[:model.config.intermediate_size] = up[:model.config.intermediate_size]
+        layer.mlp.up_proj.weight.data = torch.from_numpy(memory)
     return new
 
 def remembering(model, target):
@@ -93,9 +103,10 @@ def test_scripts_fail_until_the_grower_is_mended(planted: Path) -> None:
     assert exits(scripts) == [(0, "it holds on this example")] * 2
 
 
-def test_memory_shows_wherever_it_lies(planted: Path) -> None:
+@pytest.mark.parametrize("name", ["uninitialised", "uninitialised_in_numpy"])
+def test_memory_shows_wherever_it_lies(planted: Path, name: str) -> None:
     """Zero by luck or not, what is never written fails where memory is filled."""
-    grower = load_grower(f"{planted}:uninitialised")
+    grower = load_grower(f"{planted}:{name}")
     assert replay.run(DROPOUT, replay.in_filled_memory(grower), {"case": CASE})
 
 

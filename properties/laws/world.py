@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -281,10 +283,24 @@ def noted() -> Iterator[None]:
             LEFT[:] = changed(before, torch_stock())
 
 
+def full_of_nan(make: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy's `empty` or `empty_like`, with NaN for what memory had."""
+
+    @functools.wraps(make)
+    def made(*arguments: Any, **options: Any) -> Any:
+        x = make(*arguments, **options)
+        if np.issubdtype(x.dtype, np.inexact):
+            x.fill(np.nan)
+        return x
+
+    return made
+
+
 @contextlib.contextmanager
 def filled() -> Iterator[None]:
-    """Fresh memory is full of NaN."""
-    with kept():
+    """Fresh memory is full of NaN, torch's and NumPy's."""
+    numpys = {name: full_of_nan(getattr(np, name)) for name in ("empty", "empty_like")}
+    with kept(), mock.patch.multiple(np, **numpys):
         torch.use_deterministic_algorithms(True, warn_only=True)
         yield
 
