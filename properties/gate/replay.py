@@ -6,6 +6,7 @@ A script is a fresh process, so it calls the grower in each of these surrounding
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -19,10 +20,12 @@ from ..laws import examples
 from ..laws.domain import table
 from ..laws.examples import Example
 from ..laws.registry import Item, items
+from ..laws.strategies import least_case
 from ..laws.world import filled, halved
 from .loading import BrokenGrower, Grower, command_grower, load_grower
 
 MENDED, FAILS, BROKEN = 0, 1, 2
+MOST = 100  # calls before: a second
 Grow = Callable[[Any, Mapping[str, int]], Any]
 
 
@@ -71,12 +74,24 @@ SURROUNDINGS: dict[str, Callable[[Grow], Grow]] = {
 def failures(
     item: Item, grower: Grower, calls: int, example: Example
 ) -> dict[str, BaseException]:
-    """The surroundings in which the law fails, the plainest first, and what it says there."""
+    """The surroundings in which the law fails, the plainest first, and what it says there.
+
+    calls: how many there were before, in the run. Where it holds in all surroundings, as
+    many are made, up to MOST.
+    """
     found: dict[str, BaseException] = {}
     for where, around in SURROUNDINGS.items():
         grower.calls = calls
         if error := run(item, around(grower), example):
             found = {where: error} | found
+    if not found:
+        least, grower.calls = least_case(example["case"].family), 0
+        model = least.model()
+        while grower.calls < min(calls, MOST):
+            with contextlib.suppress(Exception):  # what other laws are there to judge
+                grower(model, dict(least.target))
+        if error := run(item, grower, example):
+            found[f"after {min(calls, MOST)} other calls"] = error
     return found
 
 

@@ -231,6 +231,12 @@ def test_one_cause_is_one_block_at_any_width() -> None:
         *one["causes"],
         *four["causes"],
     ]  # promises first, the usual
+    assert verdict.same_fault(
+        "every parameter shares the source's memory", "norm shares the source's memory"
+    )
+    assert not verdict.same_fault(
+        "every parameter is on the meta device", "norm is zero"
+    )
     short = verdict.blocks([three, four, one], 80)
     assert sum("smallest" in line for line in short) == 1  # the first cause in full
     for width in (30, 60, 80):

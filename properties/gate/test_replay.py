@@ -48,6 +48,15 @@ def remembering(model, target):
     old = known.setdefault(str(new.config), new)
     return copy.deepcopy(old) if BROKEN else new
 
+calls = []
+
+def tiring(model, target):
+    new = growproof.grow(model, target)
+    calls.append(target)
+    if BROKEN and len(calls) > 20:
+        new.lm_head.weight.data *= 1.001
+    return new
+
 def lucky(model, target):
     new = growproof.grow(model, target)
     if BROKEN and torch.rand(()) > 0.9:
@@ -121,6 +130,15 @@ def test_a_call_has_its_seeds_again(planted: Path) -> None:
     again = load_grower("planted.py:lucky")
     assert "" in replay.failures(LOGITS, again, calls, example)
     assert "" not in replay.failures(LOGITS, again, 0, example)
+
+
+def test_as_many_calls_are_made(planted: Path) -> None:
+    """A grower that is wrong from some call on is brought there."""
+    grower, example = judged("tiring", LOGITS, tries=30)
+    assert grower.before(example) == 20
+    del sys.modules["planted"]
+    (where,) = replay.failures(LOGITS, load_grower("planted.py:tiring"), 20, example)
+    assert where == "after 20 other calls"
 
 
 @pytest.mark.parametrize("name", ["REFERENCE", "trainable", "between_neurons"])

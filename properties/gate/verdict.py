@@ -13,9 +13,9 @@ from ..laws.registry import PROMISES
 
 # which layers, dtypes, and numbers
 NUMBER = re.compile(r" of layers? \d+(?:, \d+)*|\bb?float\d+|\d[\d.e+-]*")
-NAME = r"\w+(?:\.bias)?"
+NAME, EVERY = r"\w+(?:\.bias)?", "every parameter"
 NAMED = re.compile(
-    rf"({NAME}(?:, {NAME})*(?: and {NAME})?) (?:is|are|holds?|differs?)\b"
+    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?) (?:is|are|holds?|differs?|shares?)\b"
 )
 SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
@@ -68,7 +68,8 @@ def same_fault(a: str, b: str) -> bool:
         return False
     names, others = ({*re.split(", | and ", m[1])} for m in (one, two))
     rest = a[one.end() :], b[two.end() :]
-    return bool(names <= others or others <= names) and same_but_numbers(*rest)
+    alike = names <= others or others <= names or EVERY in names | others
+    return alike and same_but_numbers(*rest)
 
 
 def first_of(findings: Sequence[Finding]) -> Finding:
