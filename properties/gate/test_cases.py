@@ -19,7 +19,7 @@ from ..laws.registry import items
 from .domain import narrow
 from .judged import Judged
 from .loading import Grower
-from .test_evidence import causes_at
+from .test_evidence import CASE, causes_at
 
 ONLY = {
     "mlp": "hidden,heads,groups,head_dim,layers,stablelm",
@@ -181,3 +181,11 @@ def test_the_live_model_is_run_in_its_own_dtype() -> None:
         said = pytest.raises(AssertionError, match=r"in b?float16 is .* roundings off")
         with said if wrong else contextlib.nullcontext():
             item.judge(half_hooked)
+
+
+def test_a_case_stays_what_it_was() -> None:
+    """A grower that changes the source's config changes no later model of the case."""
+    CASE.model().config.use_cache = False
+    assert CASE.model().config.use_cache
+    wrong = causes_at(BAD["source_config"], WIDE)
+    assert "the source's config was changed" in wrong
