@@ -125,7 +125,9 @@ def axes(case: Case) -> str:
 
 
 USUAL: dict[str, Any] = {"dtype": torch.float64, "training": False, "frozen": set()}
-TELLING = re.compile(r"float|requires_grad|mode|subnormal")  # a state, as it is
+TELLING = re.compile(  # a state, as it is, or chance, which is in every state
+    r"float|requires_grad|mode|subnormal|never written|from call to call|came back"
+)
 
 
 def caused(case: Case, judged: Judged, *, padded: bool) -> list[str]:
@@ -245,6 +247,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent / {folder!r}  # where the check was run
 GROWER = {grower!r}
 COMMAND = {command!r}  # whether that is a program on checkpoint directories
+LIMIT = {limit!r}  # the seconds that such a program may take
+CALLS = {calls}  # growths before this one: each is seeded by its number
 TEST = {test!r}
 EXAMPLE = {example}
 
@@ -253,10 +257,11 @@ if __name__ == "__main__":
         from growproof.cli import suite
 
         replay = importlib.import_module(f"{{suite()[1]}}.gate.replay")
-    except ImportError as error:
-        print(f"cannot load growproof: {{error}}")
+        code = replay.main(FOLDER, GROWER, COMMAND, LIMIT, CALLS, TEST, EXAMPLE)
+    except Exception as error:  # what the law says is in the code
+        print(f"cannot be run: {{type(error).__name__}}: {{error}}")
         sys.exit(2)
-    sys.exit(replay.main(FOLDER, GROWER, COMMAND, TEST, EXAMPLE))
+    sys.exit(code)
 '''
 
 
@@ -267,6 +272,8 @@ def script(folder: Path, item: Item, example: Example, judged: Judged) -> str:
         folder=os.path.relpath(Path.cwd(), folder.resolve()),
         grower=judged.grower.name,
         command=judged.grower.command,
+        limit=judged.grower.limit,
+        calls=judged.before(example),
         test=item.name,
         example=pprint.pformat(examples.to_json(example), width=84, sort_dicts=False),
     )

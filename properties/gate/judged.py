@@ -14,6 +14,7 @@ from hypothesis import currently_in_test_context, reject
 
 from ..laws import examples
 from ..laws.domain import CONFIG_NAME
+from ..laws.examples import Example
 from ..laws.models import Case
 from .loading import DEFAULT, Grower
 from .verdict import same_but_numbers
@@ -77,6 +78,9 @@ class Judged:
         self.asked = Asked()
         self.refusals: Counter[str] = Counter()  # of the law that is running
         self.seen: dict[str, Any] = {}  # of the model that it was given last
+        self.begun: list[
+            tuple[Example, int]
+        ] = []  # the law's examples, calls before each
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
         """The grown model; a declined target ends the example, not the law."""
@@ -86,6 +90,9 @@ class Judged:
             "frozen": {n for n, p in model.named_parameters() if not p.requires_grad},
             "config": copy.copy(model.config),
         }
+        example = examples.current()
+        if not self.begun or self.begun[-1][0] is not example:
+            self.begun.append((example, self.grower.calls))
         asked = dict(target)  # a grower may change what it is given
         try:
             with warnings.catch_warnings():
@@ -102,3 +109,12 @@ class Judged:
         if currently_in_test_context():
             reject()
         pytest.skip(f"declined: {said}")
+
+    def begin(self) -> None:
+        """Forget what belongs to the law before."""
+        self.refusals.clear()
+        self.begun.clear()
+
+    def before(self, example: Example) -> int:
+        """How many calls there were before this example of the law that is running."""
+        return next((calls for one, calls in self.begun if one is example), 0)

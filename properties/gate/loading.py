@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import itertools
 import json
 import random
 import shlex
@@ -33,20 +32,27 @@ class BrokenGrower(Exception):
     """A grower that cannot be run at all, as against one that grows wrongly."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Grower:
-    """grow(model, target), and what it was chosen by: its name, or a command."""
+    """grow(model, target), and what it was chosen by: its name, or a command.
+
+    limit: the seconds that a command may take. calls: how many there were; the number of
+    a call is what every generator is seeded with.
+    """
 
     name: str
     function: Callable[[Any, Mapping[str, int]], Any]
     command: bool = False
+    limit: float | None = None
+    calls: int = 0
 
     def __call__(self, model: Any, target: Mapping[str, int]) -> Any:
         """The grown model. Raises BrokenGrower where none comes back.
 
         The target is handed on as it is: a law sees what becomes of it.
         """
-        reseed()
+        self.calls += 1
+        reseed(self.calls)
         grown = guarded(self.name, lambda: self.function(model, target))
         if not hasattr(grown, "state_dict") or not hasattr(grown, "config"):
             raise BrokenGrower(
@@ -58,16 +64,13 @@ class Grower:
         return grown
 
 
-CALLS = itertools.count()
-
-
-def reseed() -> None:
-    """Seed every generator as it was never seeded before in this process.
+def reseed(call: int) -> None:
+    """Seed every generator as it was for no other call.
 
     Hypothesis gives Python's and NumPy's the same seed for each example, so that a
     random grower would be taken for one that is not.
     """
-    seed = 104729 * (1 + next(CALLS)) % 2**32
+    seed = 104729 * call % 2**32
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  the one that growers would use
     torch.manual_seed(seed)
@@ -170,7 +173,7 @@ def command_grower(template: str, limit: float | None = 60) -> Grower:
             )
         return like(grown, model)
 
-    return Grower(template, run, command=True)
+    return Grower(template, run, command=True, limit=limit)
 
 
 def substitute(word: str, values: Mapping[str, str]) -> str:

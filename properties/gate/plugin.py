@@ -296,7 +296,7 @@ class Gate:
         return DOMAIN.lacks(params)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        self.judged.refusals.clear()
+        self.judged.begin()
         item.user_properties += score.properties(item)
 
     @pytest.hookimpl(wrapper=True)

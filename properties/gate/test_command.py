@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from growproof.cli import is_within
 
 from . import command
 from .domain import FEATURES, MORE
@@ -29,6 +30,16 @@ def test_the_grower_is_anywhere_on_the_line(words: list[str]) -> None:
     again = command.read(["-k", "a:b", "laws/test_mlp.py::test_x"])
     assert again is not None
     assert not [w for w in again if w.startswith("--grower")]
+
+
+def test_a_word_of_any_length_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """-k with more names than a path may have is no path; a file of the laws is one."""
+    (tmp_path / "test_x.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert is_within("test_x.py::test_y", tmp_path)
+    assert not is_within(" or ".join(["two_calls_agree"] * 400), tmp_path)
 
 
 def test_help_names_every_option_and_feature(

@@ -190,7 +190,7 @@ def test_a_stale_list_is_told_by_its_length() -> None:
         (cast, "every parameter is bfloat16, expected float64"),
         (meta, "is on the meta device"),
         (extended, "norm.bias was added"),
-        (garbage, "two calls give different weights: lm_head"),
+        (garbage, "lm_head differs from call to call"),
         (lambda model, target: 1 / 0, "it raises ZeroDivisionError"),
         (lambda model, target: None, "not known"),
     ],
@@ -231,6 +231,12 @@ def test_one_cause_is_one_block_at_any_width() -> None:
         *one["causes"],
         *four["causes"],
     ]  # promises first, the usual
+    assert verdict.same_fault(
+        "every parameter shares the source's memory", "norm shares the source's memory"
+    )
+    assert not verdict.same_fault(
+        "every parameter is on the meta device", "norm is zero"
+    )
     short = verdict.blocks([three, four, one], 80)
     assert sum("smallest" in line for line in short) == 1  # the first cause in full
     for width in (30, 60, 80):

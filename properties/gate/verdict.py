@@ -11,11 +11,12 @@ from typing import Any
 from ..laws.domain import AXES
 from ..laws.registry import PROMISES
 
+LAYERS = r" of layers? \d+(?:, \d+)*"
 # which layers, dtypes, and numbers
-NUMBER = re.compile(r" of layers? \d+(?:, \d+)*|\bb?float\d+|\d[\d.e+-]*")
-NAME = r"\w+(?:\.bias)?"
+NUMBER = re.compile(rf"{LAYERS}|\bb?float\d+|\d[\d.e+-]*")
+NAME, EVERY = r"\w+(?:\.bias)?", "every parameter"
 NAMED = re.compile(
-    rf"({NAME}(?:, {NAME})*(?: and {NAME})?) (?:is|are|holds?|differs?)\b"
+    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?)\b"
 )
 SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
@@ -60,7 +61,7 @@ def same_but_numbers(a: str, b: str) -> bool:
 
 
 def same_fault(a: str, b: str) -> bool:
-    """The same but for numbers, and for which of the parameters a case has."""
+    """The same but for numbers, and of one parameter at least: a case has not all."""
     if same_but_numbers(a, b):
         return True
     one, two = NAMED.match(a), NAMED.match(b)
@@ -68,7 +69,8 @@ def same_fault(a: str, b: str) -> bool:
         return False
     names, others = ({*re.split(", | and ", m[1])} for m in (one, two))
     rest = a[one.end() :], b[two.end() :]
-    return bool(names <= others or others <= names) and same_but_numbers(*rest)
+    alike = names & others or EVERY in names | others
+    return bool(alike) and same_but_numbers(*rest)
 
 
 def first_of(findings: Sequence[Finding]) -> Finding:
@@ -140,7 +142,7 @@ def violated(grower: str, findings: Sequence[Finding]) -> str:
     grown = {a for first in firsts for a in first["axes"].split(", ")}
     axes = ", ".join(axis for axis in AXES if axis in grown)
     where = " and ".join(families) + f" {axes}" * bool(axes)
-    promise = first_of([f for found in groups.values() for f in found])["promise"]
+    promise = first_of(findings)["promise"]
     causes = "; ".join(list(groups)[:3])
     more = f"; and {len(groups) - 3} more" if len(groups) > 3 else ""
     return f"{grower} violates {promise}{f' on {where}' * bool(where.strip())}: {causes}{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Mapping
@@ -155,7 +156,8 @@ class Case:
 
     def model(self, dtype: torch.dtype | None = None) -> Any:
         """The model before growing, in evaluation mode, in the domain's dtype."""
-        return make(self.hf_config, self.seed, self.regime, dtype or DOMAIN.dtype)
+        config = copy.deepcopy(self.hf_config)  # a grower may change a model's own
+        return make(config, self.seed, self.regime, dtype or DOMAIN.dtype)
 
     @functools.cached_property
     def ids(self) -> Tensor:

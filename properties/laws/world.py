@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -62,6 +64,15 @@ def worn(
             model.config.layer_types = full
         model.generation_config.update(**GENERATION)
     return model
+
+
+def halved(model: Any) -> Any:
+    """A model of the same sizes with other weights: half of each."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(0.5)
+    return other
 
 
 OWN: dict[str, Any] = {
@@ -272,10 +283,31 @@ def noted() -> Iterator[None]:
             LEFT[:] = changed(before, torch_stock())
 
 
+def full_of_nan(make: Callable[..., Any]) -> Callable[..., Any]:
+    """NumPy's `empty` or `empty_like`, with NaN for what memory had."""
+
+    @functools.wraps(make)
+    def made(*arguments: Any, **options: Any) -> Any:
+        x = make(*arguments, **options)
+        if np.issubdtype(x.dtype, np.inexact):
+            x.fill(np.nan)
+        return x
+
+    return made
+
+
+@contextlib.contextmanager
+def filled() -> Iterator[None]:
+    """Fresh memory is full of NaN, torch's and NumPy's."""
+    numpys = {name: full_of_nan(getattr(np, name)) for name in ("empty", "empty_like")}
+    with kept(), mock.patch.multiple(np, **numpys):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        yield
+
+
 @contextlib.contextmanager
 def elsewhere() -> Iterator[None]:
     """Other settings: no gradients, two threads, and fresh memory that is full of NaN."""
-    with kept(), torch.no_grad():
+    with filled(), torch.no_grad():
         torch.set_num_threads(2)
-        torch.use_deterministic_algorithms(True, warn_only=True)
         yield
