@@ -78,18 +78,23 @@ def differs(home: Home, before: dict[str, Any]) -> bool:
         return True
 
 
+def inherits(home: Home, name: str) -> bool:
+    """Whether a class finds a name in one that it is derived from."""
+    return isinstance(home, type) and any(name in vars(b) for b in home.__mro__[1:])
+
+
 def replaced() -> Patches:
     """What lies where functions of torch or transformers were.
 
-    A module or registry may gain names, which nothing calls yet; a class that gains one
-    hides another's.
+    What is gained counts only where it hides another's: a class's, of one that it inherits.
     """
     found: Patches = {}
     for where, (home, before) in NOTED.items():
         if not differs(home, before):
             continue
         now = dict(own(home))
-        for name in {**before, **now} if isinstance(home, type) else before:
+        hides = (n for n in now if n not in before and inherits(home, n))
+        for name in (*before, *hides):
             old, new = before.get(name, GONE), now.get(name, GONE)
             if new is not old and is_function(old if new is GONE else new):
                 found[where, name] = new
