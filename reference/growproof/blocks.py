@@ -47,13 +47,17 @@ def mean_of_rows(read: Read, first: int, last: int) -> Tensor:
     """The mean over rows, added up in an order that hangs on their number alone."""
     total = torch.zeros((), dtype=torch.float64)
     for i in range(first, last, 64):
-        total = total + added(read(i, min(i + 64, last)).double())
+        rows = read(i, min(i + 64, last))
+        total = total + added(rows.to(torch.float64, copy=True))
     return total / (last - first)
 
 
 def added(x: Tensor) -> Tensor:
-    """The sum of the rows of x: neighbours first, whatever the threads and columns."""
+    """The sum of the rows of x: neighbours first, whatever the threads and columns.
+
+    x is overwritten: each sum takes the place of its first row.
+    """
     while len(x) > 1:
-        odd = x[len(x) // 2 * 2 :]
-        x = torch.cat((x[0 : len(x) // 2 * 2 : 2] + x[1::2], odd))
+        x[: len(x) // 2 * 2 : 2] += x[1::2]
+        x = x[::2]
     return x[0]

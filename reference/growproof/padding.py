@@ -96,7 +96,7 @@ def rescaled(x: Tensor, row: Row, growth: Growth) -> Tensor:
         else centred(x.double(), row, growth)
     )
     if not row.offset:
-        return y.mul_(row.scale)
+        return y if row.scale == 1 else y.mul_(row.scale)
     return y.add_(row.offset).mul_(row.scale).sub_(row.offset)
 
 
@@ -190,13 +190,8 @@ def place_rows(
     """
     first, second = row.axes
     if mean is not None:
-        x = (
-            x.double()
-            - mean[
-                old
-                // (growth.old.hidden if first == "residual" else growth.old.head_dim)
-            ]
-        )
+        n = growth.old.hidden if first == "residual" else growth.old.head_dim
+        x = x.double() - (mean[0] if len(mean) == 1 else mean[old // n])
     within = replace(
         row,
         axes=("tokens", second),
