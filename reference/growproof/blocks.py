@@ -25,9 +25,14 @@ def is_large(x: Tensor) -> bool:
     return x.numel() > BLOCK
 
 
-def blocks(rows: int, columns: int, on: str = "cpu") -> Iterator[slice]:
-    """The rows of a matrix in blocks of at most BLOCK entries, WIDE ones on a GPU."""
-    step = max(1, (BLOCK if on == "cpu" else WIDE) // columns)
+def room(on: str) -> int:
+    """Entries worked on at a time on a device, where nothing is drawn in their order."""
+    return 2 * BLOCK if on == "cpu" else WIDE
+
+
+def blocks(rows: int, columns: int, entries: int = 0) -> Iterator[slice]:
+    """The rows of a matrix in blocks of at most so many entries (0: BLOCK)."""
+    step = max(1, (entries or BLOCK) // columns)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 

@@ -20,6 +20,7 @@ from growproof.blocks import (
     is_large,
     mean_of_rows,
     picked,
+    room,
     sheets,
 )
 from growproof.decoder import Decoder
@@ -70,6 +71,31 @@ def matched(
         n = min(corner[share], old.repeats - first)
         b_copy = b.narrow(share - 1, copy, 1).narrow(share, 0, n)
         yield a.narrow(share, first, n), b_copy
+
+
+def around(y: Tensor, row: Row, growth: Growth) -> Iterator[Tensor]:
+    """Views that hold each entry of the grown y that is outside `matched`, once.
+
+    What lies behind the corner along one factor, and within it along those before.
+    """
+    old, along = growth.old, folds(growth)
+    sizes = [
+        along.get(axis, ((n,), (n,))) for axis, n in zip(row.axes, y.shape, strict=True)
+    ]
+    corner = [n for before, _ in sizes for n in before]
+    rest = y.view([n for _, after in sizes for n in after])
+    heads = next(
+        (i for i, axis in enumerate(row.axes) if axis in ("query", "head")), None
+    )
+    for dim, n in enumerate(corner):
+        yield rest.narrow(dim, n, rest.shape[dim] - n)
+        rest = rest.narrow(dim, 0, n)
+    if heads is None:
+        return
+    share = sum(len(before) for before, _ in sizes[:heads]) + 2
+    for copy in range(corner[share - 1]):
+        n = min(max(old.repeats - copy * corner[share], 0), corner[share])
+        yield rest.narrow(share - 1, copy, 1).narrow(share, n, corner[share] - n)
 
 
 def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
@@ -127,7 +153,7 @@ def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
     origin = origins(row, growth)
     there = (origin >= 0).nonzero().flatten()
     mean = first_means(lambda i, j: x[i:j], row, growth)
-    for block in blocks(len(there), x.shape[1], x.device.type):
+    for block in blocks(len(there), x.shape[1], room(x.device.type)):
         rows = there[block]
         lines = picked(into, rows)
         place_rows(picked(x, origin[rows]), origin[rows], mean, row, growth, lines)
@@ -234,11 +260,17 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
     `zeros`: all zero. `trainable`: writers and biases zero, norms one, and readers
     drawn from normal(0, initializer_range), but for what `silenced` keeps at zero, and
     new lanes of a norm that leaves a mean in them, or the mean's rounding before a tied
-    head. fresh: the tensor has no old entries.
+    head. fresh: the tensor has no old entries; room for them is left as it is.
     Why the rest is free: proofs/Freedom.v.
     """
     along, policies = factors(growth.new), growth.policies
-    y = like.new_zeros([math.prod(along[axis]) for axis in row.axes])
+    size = [math.prod(along[axis]) for axis in row.axes]
+    if not fresh and not is_filled(row, policies):
+        y = like.new_empty(size)
+        for new in around(y, row, growth):
+            new.zero_()
+        return y
+    y = like.new_zeros(size)
     if not is_filled(row, policies):
         return y
     if row.norm:

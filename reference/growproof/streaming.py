@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from growproof.blocks import BLOCK, blocks, is_large
+from growproof.blocks import BLOCK, blocks, is_large, room
 from growproof.decoder import Decoder, GrowthError
 from growproof.family import Family, Home
 from growproof.growth import Growth
@@ -68,8 +69,8 @@ class Sheet:
 
     def runs(self, rows: Tensor) -> Iterator[tuple[int, slice]]:
         """(stored row, slice) of each run of rows that lie one behind the other."""
-        at = self.rows[rows]
-        ends = [*(int(i) + 1 for i in (at.diff() != 1).nonzero()), len(at)]
+        at = self.rows.numpy()[rows.numpy()]
+        ends = [*(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), len(at)]
         for i, j in zip([0, *ends], ends, strict=False):
             yield int(at[i]), slice(i, j)
 
@@ -197,28 +198,29 @@ class Matrix:
     def write(
         self, draw: Callable[[Tensor], Tensor] | None, state: Mapping[str, Tensor]
     ) -> None:
-        """Grow it, block by block."""
+        """Grow it, block by block; rows that stay zero are a hole."""
         origin = torch.full((len(self.new.rows),), -1)
         mean = None
         if self.old:
             origin = origins(self.row, self.growth)
             mean = first_means(self.old_rows, self.row, self.growth)
-        elif draw is None:
-            return  # all of it is new and zero: a hole
-        kept = unsilenced(self.name, self.row, self.growth)
         unchosen = of_new_tokens(self.name, state, self.growth)
-        for block in blocks(len(origin), self.new.entry.columns):
-            rows = torch.arange(block.start, block.stop)
-            y = torch.zeros(
-                len(rows), self.new.entry.columns, dtype=self.new.entry.dtype
-            )
+        if draw is None and unchosen is None:
+            filled = (origin >= 0).nonzero().flatten()
+        else:
+            filled = torch.arange(len(origin))
+        kept = unsilenced(self.name, self.row, self.growth)
+        columns = self.new.entry.columns
+        for block in blocks(len(filled), columns, 0 if draw else room("cpu")):
+            rows = filled[block]
+            y = torch.zeros(len(rows), columns, dtype=self.new.entry.dtype)
             if draw:
                 y.copy_(draw(y))
                 y[~kept[rows]] = 0
             self.place(origin[rows], mean, y)
             if unchosen is not None:
                 y[rows >= self.growth.old.vocab] = unchosen.to(y.dtype)
-            if y.any():
+            if not is_hole(y):
                 self.new.write(rows, y)
         if self.row.averaged and self.row.axes[0] == "residual":
             self.write_averages()
@@ -247,6 +249,11 @@ class Matrix:
         for block in blocks(len(lanes), len(row)):
             rows = lanes[block]
             self.new.write(rows, row.expand(len(rows), -1).contiguous())
+
+
+def is_hole(y: Tensor) -> bool:
+    """True where every bit is zero; of most blocks the first row says that it is not."""
+    return not any(bool(x.view(torch.uint8).any()) for x in (y[:1], y))
 
 
 def unsilenced(name: str, row: Row, growth: Growth) -> Tensor:
