@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-# entries in hand at a time: what they need in float64 stays in a processor's cache; a
-# GPU has to be given more, or it waits for the next block most of the time
-BLOCK, WIDE = 1 << 17, 1 << 25
+# entries in hand at a time: what they need in float64 stays in a processor's cache
+BLOCK = 1 << 17
 Read = Callable[[int, int], Tensor]  # the rows from … to … of a matrix
 
 
@@ -25,14 +24,17 @@ def is_large(x: Tensor) -> bool:
     return x.numel() > BLOCK
 
 
-def room(on: str) -> int:
-    """Entries worked on at a time on a device, where nothing is drawn in their order."""
-    return 2 * BLOCK if on == "cpu" else WIDE
+def at_once(on: str) -> int:
+    """Blocks worked on at a time on a device: fewer calls, and still in the cache.
+
+    A GPU has to be given more, or it waits for the next block most of the time.
+    """
+    return 2 if on == "cpu" else 256
 
 
-def blocks(rows: int, columns: int, entries: int = 0) -> Iterator[slice]:
-    """The rows of a matrix in blocks of at most so many entries (0: BLOCK)."""
-    step = max(1, (entries or BLOCK) // columns)
+def blocks(rows: int, columns: int, times: int = 1) -> Iterator[slice]:
+    """The rows of a matrix, at most `times` BLOCK entries at a time."""
+    step = max(1, times * BLOCK // columns)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 

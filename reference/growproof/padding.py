@@ -15,12 +15,12 @@ from torch import Tensor
 
 from growproof.blocks import (
     Read,
+    at_once,
     blocks,
     consecutive,
     is_large,
     mean_of_rows,
     picked,
-    room,
     sheets,
 )
 from growproof.decoder import Decoder
@@ -153,7 +153,7 @@ def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
     origin = origins(row, growth)
     there = (origin >= 0).nonzero().flatten()
     mean = first_means(lambda i, j: x[i:j], row, growth)
-    for block in blocks(len(there), x.shape[1], room(x.device.type)):
+    for block in blocks(len(there), x.shape[1], at_once(x.device.type)):
         rows = there[block]
         lines = picked(into, rows)
         place_rows(picked(x, origin[rows]), origin[rows], mean, row, growth, lines)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from growproof.blocks import BLOCK, blocks, is_large, room
+from growproof.blocks import BLOCK, blocks, is_large
 from growproof.decoder import Decoder, GrowthError
 from growproof.family import Family, Home
 from growproof.growth import Growth
@@ -111,6 +111,7 @@ class Stream:
         self.source, self.before = source, before
         self.destination: Mapping[str, Entry] = {}
         self.after: Mapping[str, Home] = {}
+        self.times = 1  # blocks of a tensor in memory
         self.rows = grown_rows(growth)
 
     def old(self, *, meta: bool = False) -> Lazy:
@@ -141,7 +142,7 @@ class Stream:
         self.after = self.family.index(into, self.growth.new)
         todo = list(self.family.in_order(self.growth.new, disk=True))
         bar.reset(total=len(todo))
-        with workers(memory) as pool:
+        with workers(memory) as (pool, self.times):
             for _ in pool.map(self.grow, *zip(*todo, strict=True)):
                 bar.update()
 
@@ -182,7 +183,8 @@ class Stream:
         after = self.sheets(name, new=True)
         before = self.sheets(old, new=False) if old else [None] * len(after)
         for a, b in zip(before, after, strict=True):
-            Matrix(name, sheet_row(row), self.growth, a, b).write(draw, self.old())
+            matrix = Matrix(name, sheet_row(row), self.growth, a, b)
+            matrix.write(draw, self.old(), self.times)
 
 
 @dataclass(frozen=True)
@@ -196,9 +198,12 @@ class Matrix:
     new: Sheet
 
     def write(
-        self, draw: Callable[[Tensor], Tensor] | None, state: Mapping[str, Tensor]
+        self,
+        draw: Callable[[Tensor], Tensor] | None,
+        state: Mapping[str, Tensor],
+        times: int,
     ) -> None:
-        """Grow it, block by block; rows that stay zero are a hole."""
+        """Grow it, `times` blocks at a time; rows that stay zero are a hole."""
         origin = torch.full((len(self.new.rows),), -1)
         mean = None
         if self.old:
@@ -211,7 +216,7 @@ class Matrix:
             filled = torch.arange(len(origin))
         kept = unsilenced(self.name, self.row, self.growth)
         columns = self.new.entry.columns
-        for block in blocks(len(filled), columns, 0 if draw else room("cpu")):
+        for block in blocks(len(filled), columns, 1 if draw else times):
             rows = filled[block]
             y = torch.zeros(len(rows), columns, dtype=self.new.entry.dtype)
             if draw:
@@ -263,8 +268,11 @@ def unsilenced(name: str, row: Row, growth: Growth) -> Tensor:
 
 
 @contextmanager
-def workers(memory: int) -> Generator[ThreadPoolExecutor]:
-    """Threads for as many tensors as `memory` holds in flight, one core each."""
+def workers(memory: int) -> Generator[tuple[ThreadPoolExecutor, int]]:
+    """Threads for as many tensors as `memory` holds in flight, one core each.
+
+    And the blocks of each that it holds: the more, the fewer calls; four are enough.
+    """
     if memory < IN_FLIGHT:
         raise GrowthError(
             f"growing from file to file needs {IN_FLIGHT} bytes of memory for a tensor, "
@@ -276,6 +284,6 @@ def workers(memory: int) -> Generator[ThreadPoolExecutor]:
         with ThreadPoolExecutor(
             count, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            yield pool
+            yield pool, min(memory // count // IN_FLIGHT, 4)
     finally:
         torch.set_num_threads(threads)
