@@ -28,6 +28,7 @@ from growproof.padding import (
     drawing,
     first_means,
     grown_parameter,
+    is_changed,
     is_filled,
     origins,
     place_rows,
@@ -216,13 +217,18 @@ class Matrix:
             filled = torch.arange(len(origin))
         kept = unsilenced(self.name, self.row, self.growth)
         columns = self.new.entry.columns
+        height = min(len(filled), max(1, times * BLOCK // columns))
+        lines = torch.empty(height, columns, dtype=self.new.entry.dtype)
+        work = None
+        if self.old and is_changed(self.row):
+            work = torch.empty(height, self.old.entry.columns, dtype=torch.float64)
         for block in blocks(len(filled), columns, 1 if draw else times):
             rows = filled[block]
-            y = torch.zeros(len(rows), columns, dtype=self.new.entry.dtype)
+            y = lines[: len(rows)].zero_()
             if draw:
                 y.copy_(draw(y))
                 y[~kept[rows]] = 0
-            self.place(origin[rows], mean, y)
+            self.place(origin[rows], mean, y, work)
             if unchosen is not None:
                 y[rows >= self.growth.old.vocab] = unchosen.to(y.dtype)
             if not is_hole(y):
@@ -230,14 +236,16 @@ class Matrix:
         if self.row.averaged and self.row.axes[0] == "residual":
             self.write_averages()
 
-    def place(self, origin: Tensor, mean: Tensor | None, y: Tensor) -> None:
+    def place(
+        self, origin: Tensor, mean: Tensor | None, y: Tensor, work: Tensor | None
+    ) -> None:
         """Place the old rows `origin` (−1: none) into a block of grown ones."""
         there = origin >= 0
         if self.old is None or not there.any():
             return
         old = origin[there]
         lines = y if there.all() else y[there]
-        place_rows(self.old.read(old), old, mean, self.row, self.growth, lines)
+        place_rows(self.old.read(old), old, mean, self.row, self.growth, lines, work)
         if lines is not y:
             y[there] = lines
 
