@@ -52,10 +52,12 @@ def picked(x: Tensor, rows: Tensor) -> Tensor:
 
 def mean_of_rows(read: Read, first: int, last: int) -> Tensor:
     """The mean over rows, added up in an order that hangs on their number alone."""
-    total = torch.zeros((), dtype=torch.float64)
+    total, work = torch.zeros((), dtype=torch.float64), None
     for i in range(first, last, 64):
         rows = read(i, min(i + 64, last))
-        total = total + added(rows.to(torch.float64, copy=True))
+        if work is None:  # once: fresh pages cost more than the sums
+            work = rows.new_empty(rows.shape, dtype=torch.float64)
+        total = total + added(work[: len(rows)].copy_(rows))
     return total / (last - first)
 
 
