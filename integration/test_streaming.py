@@ -15,8 +15,11 @@ from growproof import blocks, grow
 from growproof.checkpoints import grow_checkpoint
 from growproof.decoder import GrowthError
 from growproof.growth import Policies
+from growproof.models import plan_model
+from growproof.padding import around, matched
 from growproof.replacing import replacing, sweep
 from growproof.streaming import IN_FLIGHT, Matrix
+from growproof.table import grown_rows, tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from properties.laws.models import make
@@ -109,6 +112,36 @@ def test_the_bytes_are_those_of_growing_in_memory(
         assert x.dtype == found[name].dtype, name
         assert torch.equal(found[name], x), name
     assert bool(streamed) == (block == 64)
+
+
+FIVE = {"hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 1}
+DEALT = {
+    f"dealt to {n}": (
+        "llama", FIVE | {"head_dim": 8},
+        {"num_attention_heads": 8, "num_key_value_heads": n, "head_dim": 12}, {},
+    )
+    for n in (1, 2, 4)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*CASES, *DEALT])
+def test_each_entry_is_old_or_new(case: str) -> None:
+    """`matched` and `around` share out every parameter: each entry is in one of them."""
+    family, changes, target, policies = (CASES | DEALT)[case]
+    config = AutoConfig.for_model(family, **(SIZES | changes))
+    growth = plan_model(config, target, Policies(**policies))
+    new = dict(tensors(growth.new))
+    checked = 0
+    for name, (old, row) in grown_rows(growth).items():
+        if old is not None:
+            y = torch.zeros(new[name], dtype=torch.int8)
+            x = torch.zeros(dict(tensors(growth.old))[old], dtype=torch.int8)
+            parts = [b for _, b in matched(x, y, row, growth)]
+            for part in [*parts, *around(y, row, growth)]:
+                part += 1
+            assert (y == 1).all(), name
+            checked += 1
+    assert checked > 5
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

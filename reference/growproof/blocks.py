@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-# entries in hand at a time: what they need in float64 stays in a processor's cache; a
-# GPU has to be given more, or it waits for the next block most of the time
-BLOCK, WIDE = 1 << 17, 1 << 25
+# entries in hand at a time: what they need in float64 stays in a processor's cache
+BLOCK = 1 << 17
 Read = Callable[[int, int], Tensor]  # the rows from … to … of a matrix
 
 
@@ -25,9 +24,17 @@ def is_large(x: Tensor) -> bool:
     return x.numel() > BLOCK
 
 
-def blocks(rows: int, columns: int, on: str = "cpu") -> Iterator[slice]:
-    """The rows of a matrix in blocks of at most BLOCK entries, WIDE ones on a GPU."""
-    step = max(1, (BLOCK if on == "cpu" else WIDE) // columns)
+def at_once(on: str) -> int:
+    """Blocks worked on at a time on a device: fewer calls, and still in the cache.
+
+    A GPU has to be given more, or it waits for the next block most of the time.
+    """
+    return 2 if on == "cpu" else 256
+
+
+def blocks(rows: int, columns: int, times: int = 1) -> Iterator[slice]:
+    """The rows of a matrix, at most `times` BLOCK entries at a time."""
+    step = max(1, times * BLOCK // columns)
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
@@ -45,15 +52,21 @@ def picked(x: Tensor, rows: Tensor) -> Tensor:
 
 def mean_of_rows(read: Read, first: int, last: int) -> Tensor:
     """The mean over rows, added up in an order that hangs on their number alone."""
-    total = torch.zeros((), dtype=torch.float64)
+    total, work = torch.zeros((), dtype=torch.float64), None
     for i in range(first, last, 64):
-        total = total + added(read(i, min(i + 64, last)).double())
+        rows = read(i, min(i + 64, last))
+        if work is None:  # once: fresh pages cost more than the sums
+            work = rows.new_empty(rows.shape, dtype=torch.float64)
+        total = total + added(work[: len(rows)].copy_(rows))
     return total / (last - first)
 
 
 def added(x: Tensor) -> Tensor:
-    """The sum of the rows of x: neighbours first, whatever the threads and columns."""
+    """The sum of the rows of x: neighbours first, whatever the threads and columns.
+
+    x is overwritten: each sum takes the place of its first row.
+    """
     while len(x) > 1:
-        odd = x[len(x) // 2 * 2 :]
-        x = torch.cat((x[0 : len(x) // 2 * 2 : 2] + x[1::2], odd))
+        x[: len(x) // 2 * 2 : 2] += x[1::2]
+        x = x[::2]
     return x[0]

@@ -28,6 +28,7 @@ from growproof.families import family_of
 from growproof.family import Home
 from growproof.growth import Growth, Policies
 from growproof.models import (
+    architecture_of,
     config_of,
     decoder_of,
     model_class,
@@ -254,13 +255,13 @@ def weight_files(directory: Path) -> list[Path]:
 
 def write_config(config: Any, directory: Path) -> None:
     """Save the config; a masked model's with its modelling code beside it."""
-    cls = model_class(config)
-    config.architectures = [cls.__name__]
+    config.architectures = [architecture_of(config)]
     if hasattr(config, "auto_map"):
         del config.auto_map  # it names code of the source, which is not copied
     if config.model_type.startswith("masked_"):
         with torch.device("meta"):
-            code.custom_object_save(cls(config), directory, config=config)
+            model = model_class(config)(config)
+        code.custom_object_save(model, directory, config=config)
     config.save_pretrained(directory)
 
 

@@ -1,6 +1,7 @@
 """transformers models in and out: a config is a Decoder, a module is a state dict."""
 
 import copy
+import importlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +18,6 @@ from growproof.families import family_named, family_of
 from growproof.family import SIZES, Family
 from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, plan
-from growproof.masked import (
-    MaskedLlamaConfig,
-    MaskedLlamaForCausalLM,
-    MaskedStableLmConfig,
-    MaskedStableLmForCausalLM,
-)
 from growproof.padding import State, grow_state, shrink_state
 from growproof.rotary import refuse_frequencies
 from growproof.vocabulary import suppressed
@@ -30,9 +25,9 @@ from growproof.vocabulary import suppressed
 # transformers' models and configs are untyped: Any here stands for PreTrainedModel and
 # PretrainedConfig.
 hub: Any = transformers
-MASKED: dict[str, tuple[type[PretrainedConfig], Any]] = {
-    "llama": (MaskedLlamaConfig, MaskedLlamaForCausalLM),
-    "stablelm": (MaskedStableLmConfig, MaskedStableLmForCausalLM),
+MASKED = {  # family: config and model with the old divisor, in growproof.masked
+    "llama": ("MaskedLlamaConfig", "MaskedLlamaForCausalLM"),
+    "stablelm": ("MaskedStableLmConfig", "MaskedStableLmForCausalLM"),
 }
 
 
@@ -41,19 +36,37 @@ def decoder_of(config: Any) -> Decoder:
     return family_of(config).decoder(config)
 
 
+def masked(model_type: str) -> tuple[type[PretrainedConfig], Any] | None:
+    """The config and model of masked_llama, …; None for another model type.
+
+    They are imported here, for they bring transformers' modelling code along, which
+    takes half as long again as all else that is needed to start.
+    """
+    family = model_type.removeprefix("masked_")
+    if family == model_type or family not in MASKED:
+        return None
+    code = importlib.import_module("growproof.masked")
+    config, model = MASKED[family]
+    return getattr(code, config), getattr(code, model)
+
+
 def model_class(config: Any) -> Any:
     """The causal LM class of a config."""
-    for kind, model in MASKED.values():
-        if isinstance(config, kind):
-            return model
-    return hub.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    own = masked(config.model_type)
+    return own[1] if own else hub.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def architecture_of(config: Any) -> str:
+    """The name of that class, whose code is not imported where transformers lists it."""
+    listed = hub.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return listed.get(config.model_type) or model_class(config).__name__
 
 
 def config_class(model_type: str) -> Any:
     """The config class of a model type. Raises GrowthError for one not known."""
     family_named(model_type)
-    masked = {config.model_type: config for config, _ in MASKED.values()}
-    return masked.get(model_type) or hub.CONFIG_MAPPING[model_type]
+    own = masked(model_type)
+    return own[0] if own else hub.CONFIG_MAPPING[model_type]
 
 
 def config_of(config: Any, growth: Growth) -> Any:
@@ -67,7 +80,9 @@ def config_of(config: Any, growth: Growth) -> Any:
                 f"there is no masked {family.model_type}, only {', '.join(MASKED)}: "
                 "its modelling code would have to come with the weights"
             )
-        cls, _ = MASKED[family.model_type]
+        own = masked(f"masked_{family.model_type}")
+        assert own
+        cls, _ = own
         fields["norm_size"] = growth.new.norm_size
     for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)

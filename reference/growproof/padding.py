@@ -15,6 +15,7 @@ from torch import Tensor
 
 from growproof.blocks import (
     Read,
+    at_once,
     blocks,
     consecutive,
     is_large,
@@ -72,15 +73,52 @@ def matched(
         yield a.narrow(share, first, n), b_copy
 
 
+def around(y: Tensor, row: Row, growth: Growth) -> Iterator[Tensor]:
+    """Views that hold each entry of the grown y that is outside `matched`, once.
+
+    What lies behind the corner along one factor, and within it along those before.
+    """
+    old, along = growth.old, folds(growth)
+    sizes = [
+        along.get(axis, ((n,), (n,))) for axis, n in zip(row.axes, y.shape, strict=True)
+    ]
+    corner = [n for before, _ in sizes for n in before]
+    rest = y.view([n for _, after in sizes for n in after])
+    heads = next(
+        (i for i, axis in enumerate(row.axes) if axis in ("query", "head")), None
+    )
+    for dim, n in enumerate(corner):
+        yield rest.narrow(dim, n, rest.shape[dim] - n)
+        rest = rest.narrow(dim, 0, n)
+    if heads is None:
+        return
+    share = sum(len(before) for before, _ in sizes[:heads]) + 2
+    for copy in range(corner[share - 1]):
+        n = min(max(old.repeats - copy * corner[share], 0), corner[share])
+        yield rest.narrow(share - 1, copy, 1).narrow(share, n, corner[share] - n)
+
+
 def centred(x: Tensor, row: Row, growth: Growth) -> Tensor:
     """x minus its mean over the row's centring axis (for query and key: each head's)."""
     if row.centre is None:
         return x
+    return centre_(x.clone(memory_format=torch.contiguous_format), row, growth)
+
+
+def centre_(y: Tensor, row: Row, growth: Growth) -> Tensor:
+    """`centred`, in place; y is contiguous."""
+    if row.centre is None:
+        return y
     dim = row.axes.index(row.centre)
     block = growth.old.hidden if row.centre == "residual" else growth.old.head_dim
-    sizes = (*x.shape[:dim], -1, block, *x.shape[dim + 1 :])
-    blocks = x.reshape(sizes)
-    return (blocks - blocks.mean(dim + 1, keepdim=True)).reshape(x.shape)
+    blocks = y.view(*y.shape[:dim], -1, block, *y.shape[dim + 1 :])
+    blocks -= blocks.mean(dim + 1, keepdim=True)
+    return y
+
+
+def is_changed(row: Row) -> bool:
+    """True where old entries are not simply copied."""
+    return row.centre is not None or row.scale != 1
 
 
 def rescaled(x: Tensor, row: Row, growth: Growth) -> Tensor:
@@ -88,16 +126,20 @@ def rescaled(x: Tensor, row: Row, growth: Growth) -> Tensor:
 
     Powers of two, and growing by nothing, are exact.
     """
-    if row.centre is None and row.scale == 1:
+    if not is_changed(row):
         return x
-    y = (
-        x.to(torch.float64, copy=True)
-        if row.centre is None
-        else centred(x.double(), row, growth)
-    )
-    if not row.offset:
-        return y.mul_(row.scale)
-    return y.add_(row.offset).mul_(row.scale).sub_(row.offset)
+    y = x.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    return rescale_(y, row, growth)
+
+
+def rescale_(y: Tensor, row: Row, growth: Growth) -> Tensor:
+    """`rescaled`, in place; y is contiguous, float64."""
+    centre_(y, row, growth)
+    if row.offset:
+        y.add_(row.offset).mul_(row.scale).sub_(row.offset)
+    elif row.scale != 1:
+        y.mul_(row.scale)
+    return y
 
 
 def padded_size(x: Tensor, row: Row, d: Decoder) -> list[int]:
@@ -127,10 +169,13 @@ def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
     origin = origins(row, growth)
     there = (origin >= 0).nonzero().flatten()
     mean = first_means(lambda i, j: x[i:j], row, growth)
-    for block in blocks(len(there), x.shape[1], x.device.type):
+    work = None
+    for block in blocks(len(there), x.shape[1], at_once(x.device.type)):
         rows = there[block]
-        lines = picked(into, rows)
-        place_rows(picked(x, origin[rows]), origin[rows], mean, row, growth, lines)
+        lines, part = picked(into, rows), picked(x, origin[rows])
+        if work is None and is_changed(row):  # once: fresh pages cost as much as sums
+            work = part.new_empty(part.shape, dtype=torch.float64)
+        place_rows(part, origin[rows], mean, row, growth, lines, work)
         if not consecutive(rows):
             into[rows] = lines
     if row.averaged and row.axes[0] == "residual":
@@ -139,7 +184,12 @@ def place_by_rows(x: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
 
 def place_whole(x: Tensor, row: Row, growth: Growth, into: Tensor) -> Tensor:
     """`place`, all of it at once."""
-    y = rescaled(x, row, growth)
+    scatter(rescaled(x, row, growth), row, growth, into)
+    return into
+
+
+def scatter(y: Tensor, row: Row, growth: Growth, into: Tensor) -> None:
+    """Round what is `rescaled` into its places, and fill lanes that hold its mean."""
     for old, new in matched(y, into, row, growth):
         new.copy_(old)
     if row.averaged:
@@ -147,7 +197,6 @@ def place_whole(x: Tensor, row: Row, growth: Growth, into: Tensor) -> Tensor:
         mean = into.narrow(dim, 0, n).double().mean(dim, keepdim=True)
         new = into.narrow(dim, n, growth.new.hidden - n)
         new.copy_(mean.expand_as(new))
-    return into
 
 
 # --- row by row -----------------------------------------------------------------------
@@ -159,9 +208,8 @@ def in_rows(x: Tensor, row: Row) -> bool:
     The sums of a mean are then made in another order, so that whatever grows a tensor
     piece by piece has to ask here.
     """
-    changed = row.scale != 1 or row.centre is not None or row.averaged
     matrix = len(row.axes) > 1 and row.axes[0] != "batch"
-    return changed and matrix and is_large(x)
+    return (is_changed(row) or row.averaged) and matrix and is_large(x)
 
 
 def sheet_row(row: Row) -> Row:
@@ -182,28 +230,26 @@ def place_rows(
     row: Row,
     growth: Growth,
     into: Tensor,
+    work: Tensor | None,
 ) -> None:
     """Place rows of a matrix into the rows of the grown one in which they lie.
 
     x: (n, columns), the rows `old` (n,) of a matrix. mean: of `first_means`. into:
-    (n, columns of the grown matrix).
+    (n, columns of the grown matrix). work: (n or more, columns), float64, overwritten;
+    None where nothing is changed.
     """
     first, second = row.axes
+    y = x if work is None else work[: len(x)].copy_(x)
     if mean is not None:
-        x = (
-            x.double()
-            - mean[
-                old
-                // (growth.old.hidden if first == "residual" else growth.old.head_dim)
-            ]
-        )
+        n = growth.old.hidden if first == "residual" else growth.old.head_dim
+        y -= mean[0] if len(mean) == 1 else mean[old // n]
     within = replace(
         row,
         axes=("tokens", second),
         centre=None if row.centre == first else row.centre,
         averaged=row.averaged and second == "residual",
     )
-    place_whole(x, within, growth, into)
+    scatter(y if work is None else rescale_(y, within, growth), within, growth, into)
 
 
 def first_means(read: Read, row: Row, growth: Growth) -> Tensor | None:
@@ -239,11 +285,17 @@ def blank(name: str, row: Row, growth: Growth, like: Tensor, *, fresh: bool) -> 
     `zeros`: all zero. `trainable`: writers and biases zero, norms one, and readers
     drawn from normal(0, initializer_range), but for what `silenced` keeps at zero, and
     new lanes of a norm that leaves a mean in them, or the mean's rounding before a tied
-    head. fresh: the tensor has no old entries.
+    head. fresh: the tensor has no old entries; room for them is left as it is.
     Why the rest is free: proofs/Freedom.v.
     """
     along, policies = factors(growth.new), growth.policies
-    y = like.new_zeros([math.prod(along[axis]) for axis in row.axes])
+    size = [math.prod(along[axis]) for axis in row.axes]
+    if not fresh and not is_filled(row, policies):
+        y = like.new_empty(size)
+        for new in around(y, row, growth):
+            new.zero_()
+        return y
+    y = like.new_zeros(size)
     if not is_filled(row, policies):
         return y
     if row.norm:

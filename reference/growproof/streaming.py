@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from growproof.padding import (
     drawing,
     first_means,
     grown_parameter,
+    is_changed,
     is_filled,
     origins,
     place_rows,
@@ -68,8 +70,8 @@ class Sheet:
 
     def runs(self, rows: Tensor) -> Iterator[tuple[int, slice]]:
         """(stored row, slice) of each run of rows that lie one behind the other."""
-        at = self.rows[rows]
-        ends = [*(int(i) + 1 for i in (at.diff() != 1).nonzero()), len(at)]
+        at = self.rows.numpy()[rows.numpy()]
+        ends = [*(np.flatnonzero(np.diff(at) != 1) + 1).tolist(), len(at)]
         for i, j in zip([0, *ends], ends, strict=False):
             yield int(at[i]), slice(i, j)
 
@@ -110,6 +112,7 @@ class Stream:
         self.source, self.before = source, before
         self.destination: Mapping[str, Entry] = {}
         self.after: Mapping[str, Home] = {}
+        self.times = 1  # blocks of a tensor in memory
         self.rows = grown_rows(growth)
 
     def old(self, *, meta: bool = False) -> Lazy:
@@ -140,7 +143,7 @@ class Stream:
         self.after = self.family.index(into, self.growth.new)
         todo = list(self.family.in_order(self.growth.new, disk=True))
         bar.reset(total=len(todo))
-        with workers(memory) as pool:
+        with workers(memory) as (pool, self.times):
             for _ in pool.map(self.grow, *zip(*todo, strict=True)):
                 bar.update()
 
@@ -181,7 +184,8 @@ class Stream:
         after = self.sheets(name, new=True)
         before = self.sheets(old, new=False) if old else [None] * len(after)
         for a, b in zip(before, after, strict=True):
-            Matrix(name, sheet_row(row), self.growth, a, b).write(draw, self.old())
+            matrix = Matrix(name, sheet_row(row), self.growth, a, b)
+            matrix.write(draw, self.old(), self.times)
 
 
 @dataclass(frozen=True)
@@ -195,42 +199,53 @@ class Matrix:
     new: Sheet
 
     def write(
-        self, draw: Callable[[Tensor], Tensor] | None, state: Mapping[str, Tensor]
+        self,
+        draw: Callable[[Tensor], Tensor] | None,
+        state: Mapping[str, Tensor],
+        times: int,
     ) -> None:
-        """Grow it, block by block."""
+        """Grow it, `times` blocks at a time; rows that stay zero are a hole."""
         origin = torch.full((len(self.new.rows),), -1)
         mean = None
         if self.old:
             origin = origins(self.row, self.growth)
             mean = first_means(self.old_rows, self.row, self.growth)
-        elif draw is None:
-            return  # all of it is new and zero: a hole
-        kept = unsilenced(self.name, self.row, self.growth)
         unchosen = of_new_tokens(self.name, state, self.growth)
-        for block in blocks(len(origin), self.new.entry.columns):
-            rows = torch.arange(block.start, block.stop)
-            y = torch.zeros(
-                len(rows), self.new.entry.columns, dtype=self.new.entry.dtype
-            )
+        if draw is None and unchosen is None:
+            filled = (origin >= 0).nonzero().flatten()
+        else:
+            filled = torch.arange(len(origin))
+        kept = unsilenced(self.name, self.row, self.growth)
+        columns = self.new.entry.columns
+        height = min(len(filled), max(1, times * BLOCK // columns))
+        lines = torch.empty(height, columns, dtype=self.new.entry.dtype)
+        work = None
+        if self.old and is_changed(self.row):
+            work = torch.empty(height, self.old.entry.columns, dtype=torch.float64)
+        for block in blocks(len(filled), columns, 1 if draw else times):
+            rows = filled[block]
+            y = lines[: len(rows)].zero_()
             if draw:
                 y.copy_(draw(y))
                 y[~kept[rows]] = 0
-            self.place(origin[rows], mean, y)
+            self.place(origin[rows], mean, y, work)
             if unchosen is not None:
                 y[rows >= self.growth.old.vocab] = unchosen.to(y.dtype)
-            if y.any():
+            if not is_hole(y):
                 self.new.write(rows, y)
         if self.row.averaged and self.row.axes[0] == "residual":
             self.write_averages()
 
-    def place(self, origin: Tensor, mean: Tensor | None, y: Tensor) -> None:
+    def place(
+        self, origin: Tensor, mean: Tensor | None, y: Tensor, work: Tensor | None
+    ) -> None:
         """Place the old rows `origin` (−1: none) into a block of grown ones."""
         there = origin >= 0
         if self.old is None or not there.any():
             return
         old = origin[there]
         lines = y if there.all() else y[there]
-        place_rows(self.old.read(old), old, mean, self.row, self.growth, lines)
+        place_rows(self.old.read(old), old, mean, self.row, self.growth, lines, work)
         if lines is not y:
             y[there] = lines
 
@@ -249,6 +264,11 @@ class Matrix:
             self.new.write(rows, row.expand(len(rows), -1).contiguous())
 
 
+def is_hole(y: Tensor) -> bool:
+    """True where every bit is zero; of most blocks the first row says that it is not."""
+    return not any(bool(x.view(torch.uint8).any()) for x in (y[:1], y))
+
+
 def unsilenced(name: str, row: Row, growth: Growth) -> Tensor:
     """Which rows of a grown matrix a fill may draw: (n,), bool."""
     n = math.prod(factors(growth.new)[row.axes[0]])
@@ -256,8 +276,11 @@ def unsilenced(name: str, row: Row, growth: Growth) -> Tensor:
 
 
 @contextmanager
-def workers(memory: int) -> Generator[ThreadPoolExecutor]:
-    """Threads for as many tensors as `memory` holds in flight, one core each."""
+def workers(memory: int) -> Generator[tuple[ThreadPoolExecutor, int]]:
+    """Threads for as many tensors as `memory` holds in flight, one core each.
+
+    And the blocks of each that it holds: the more, the fewer calls; four are enough.
+    """
     if memory < IN_FLIGHT:
         raise GrowthError(
             f"growing from file to file needs {IN_FLIGHT} bytes of memory for a tensor, "
@@ -269,6 +292,6 @@ def workers(memory: int) -> Generator[ThreadPoolExecutor]:
         with ThreadPoolExecutor(
             count, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            yield pool
+            yield pool, min(memory // count // IN_FLIGHT, 4)
     finally:
         torch.set_num_threads(threads)
