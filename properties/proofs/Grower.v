@@ -1,6 +1,6 @@
 From mathcomp Require Import all_ssreflect all_algebra.
-From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
-From Growproof Require Import RmsNorm LayerNorm Scale Decoder Freedom Centred.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
+From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale Decoder Freedom Centred.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -43,7 +43,7 @@ Variables (scale act : A -> A) (parallel : bool).
 
 Definition layer_of (l : weights A N) : layer A :=
   Layer (norm (norm1 l)) id (norm (if parallel then norm1 l else norm2 l)) id id id
-    rot mask (attw l) (mlpw l).
+    rot mask (attw l) (Dense (mlpw l)).
 Definition decoder_of (k : checkpoint A N) : model A :=
   Model d F scale act true parallel id (embedding k) None
     (map layer_of (blocks k)) (norm (last_norm k)) (head_w k) (fun=> zero) id.
@@ -127,7 +127,8 @@ Proof.
 move=> embP lsP nP headP; split=> //=; try exact: emb_id.
 - exact: headmap_emb.
 - apply: deeper_map P_writes lsP => [l l' [Pa Pf] [n1P n2P aP mlpP']|l l_silent]; last first.
-    by apply: (@silent_writers A softmax T m') => // y y0 i /y0.
+    apply: (@silent_writers A softmax T m') => [y y0 i /y0 //|].
+    by case: l_silent => wo0 bo0 wd0 bd0; split.
   split=> //=.
   + by case: par.
   + exact: scattered_grown aP.
