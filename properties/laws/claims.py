@@ -41,7 +41,9 @@ DEPTH = Claim("Added layers are silent, wherever they lie")
 VOCABULARY = Claim(
     "New tokens change no old logit, and are never chosen", ("silent_row",)
 )
-LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
+LOGITS = Claim(
+    "The logits are unchanged", ("llama_lossless", "stablelm_lossless", "llama_twin")
+)
 CACHE = Claim(
     "With a key/value cache the logits are those without, grown or not",
     ("softmax_hides",),

@@ -94,6 +94,8 @@ Goal True. idtac "8 layernorm_decoder_lossless:". Abort.
 Print Assumptions layernorm_decoder_lossless.
 Goal True. idtac "8 llama_lossless:". Abort.
 Print Assumptions llama_lossless.
+Goal True. idtac "8 llama_twin:". Abort.
+Print Assumptions llama_twin.
 Goal True. idtac "8 stablelm_lossless:". Abort.
 Print Assumptions stablelm_lossless.
 Goal True. idtac "8 layers_every_nth:". Abort.
