@@ -300,7 +300,10 @@ def all_shapes(grower: Grower, asked: Question) -> Certificate:
             f"{shown(*shape[:2])}, {error}."
         )
         return replace(found, verdict="undecided", reason=why)
-    assumed = "At shapes that were not run the grower follows the rule, and so does stock code."
+    assumed = (
+        "At shapes that were not run the grower follows the rule, and what it returns is "
+        "stock code with its config and weights."
+    )
     return replace(
         found, covers=coverage(asked, rule), assumed=[*found.assumed, assumed]
     )
