@@ -60,7 +60,7 @@ def test_ladder_is_that_of_the_results() -> None:
 
 
 def test_figures_are_those_of_the_results() -> None:
-    """The number of known-bad growers, and of models grown without a false alarm."""
+    """The numbers of known-bad growers, of models grown without a false alarm, of misses."""
     runs = json.loads((ROOT / "properties/power/runs.json").read_text())
     assert f"grew {sum(run['growths'] for run in runs):,} models" in README
     faults = {
@@ -68,6 +68,12 @@ def test_figures_are_those_of_the_results() -> None:
         for c in json.loads((ROOT / "properties/power/power.json").read_text())
     }
     assert f"on {len(faults)} [known-bad growers]" in README
+    sound = json.loads((ROOT / "properties/certify/soundness-growths.json").read_text())
+    assert f"Of {sound['misses']:,} near misses" in README
+    assert (
+        f"and {sound['right_verdicts']['certified']} of {sound['right']} right"
+        in README
+    )
 
 
 def test_commands_are_the_ones_ci_runs() -> None:

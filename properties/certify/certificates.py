@@ -65,7 +65,8 @@ class Certificate:
     entries: how many grown entries were found to be what. error: log₂ of the chance that
     two different functions agree in these runs. assumed: in words, what no run shows.
     witness: the largest relative difference of float64 logits, and where. parted: the
-    first module whose output differs.
+    first module whose output differs. covers: empty for this shape, else all that it
+    speaks of.
     """
 
     verdict: Verdict
@@ -81,10 +82,11 @@ class Certificate:
     assumed: list[str] = field(default_factory=list)
     witness: dict[str, Any] = field(default_factory=dict)
     parted: str = ""
+    covers: str = ""
     seconds: float = 0.0
 
     def json(self) -> dict[str, Any]:
-        return {"version": 2, **asdict(self)}
+        return {"version": 3, **asdict(self)}
 
 
 SIZES = (

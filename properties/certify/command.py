@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from growproof.cli import Parser
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
 from ..laws.domain import CORE, EXTRAS, needed
 from .certificates import Certificate, Grower, certify
+
+if TYPE_CHECKING:
+    from .shapes import Question
 
 
 class Case(NamedTuple):
@@ -174,8 +177,15 @@ def assignment(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
-    """The options, the grower and the growths; exits with 4 where they make no sense."""
+def options_of(
+    argv: Sequence[str] | None,
+) -> "tuple[Any, Grower, list[Case], list[Question]]":
+    """The options, the grower, the growths, and with --all-shapes what is asked of all.
+
+    Exits with 4 where they make no sense.
+    """
+    from .shapes import questions
+
     usage = Parser(prog="growproof certify", description=main.__doc__)
     usage.add_argument("grower", metavar="MODULE:CALLABLE", nargs="?", default=DEFAULT)
     usage.add_argument(
@@ -196,6 +206,11 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         ("--target", "the sizes to grow to: hidden_size=36 num_hidden_layers=3"),
     ):
         usage.add_argument(name, metavar="NAME=VALUE", default=[], help=text, **pairs)
+    usage.add_argument(
+        "--all-shapes",
+        action="store_true",
+        help="every size of a Llama and a StableLm, by the rule that the grower follows",
+    )
     usage.add_argument("--json", metavar="FILE", type=Path, help="write certificates")
     options = usage.parse_args(argv)
     claimed = {*CORE, *(EXTRAS if options.grower == DEFAULT else options.claimed)}
@@ -217,6 +232,18 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
         known = SIZES if options.family in TINY else FAMILIES[options.family] | SIZES
         if name not in known or not isinstance(size, int):
             usage.error(f"no size to grow to: {name}={size} (of {', '.join(known)})")
+    asked: list[Question] = []
+    if options.all_shapes:
+        if options.shape or target:
+            usage.error("--all-shapes leaves no choice of --shape and --target")
+        if options.family not in (None, *TINY):
+            usage.error(
+                f"no theorem carries a {options.family} from one shape to all: "
+                f"--all-shapes certifies {' and '.join(TINY)}"
+            )
+        families = [options.family] if options.family else [*TINY]
+        asked = questions(families, claimed - {*options.without})
+        chosen = [question.decides[2] for question in asked]
     if not chosen:
         usage.error("no growth is left: --family and --without take away all of them")
     if os.getcwd() not in sys.path:
@@ -224,7 +251,7 @@ def options_of(argv: Sequence[str] | None) -> tuple[Any, Grower, list[Case]]:
     try:
         for case in chosen:
             AutoModelForCausalLM.from_config(config_of(case.family, case.fields))
-        return options, load_grower(options.grower), chosen
+        return options, load_grower(options.grower), chosen, asked
     except (BrokenGrower, StrictDataclassError, ValueError, TypeError) as error:
         usage.error(str(error))
 
@@ -234,12 +261,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What it declines is shown and counts for nothing: if it declines all, that is 4.
     """
-    options, grower, chosen = options_of(argv)
+    from .shapes import all_shapes
+
+    options, grower, chosen, asked = options_of(argv)
     table = Table("family", "growth", "verdict", "reason", "seconds")
     colour = {"certified": "green", "refused": "red"}
     found: list[Certificate] = []
-    for case in chosen:
-        c = certify(grower, config_of(case.family, case.fields), case.target)
+    for i, case in enumerate(chosen):
+        if asked:
+            c = all_shapes(grower, asked[i])
+        else:
+            c = certify(grower, config_of(case.family, case.fields), case.target)
         found.append(c)
         verdict = f"[{colour.get(c.verdict, 'yellow')}]{c.verdict}"
         table.add_row(
@@ -251,6 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             json.dumps([c.json() for c in found], indent=1), "utf-8"
         )
     verdicts = {c.verdict for c in found}
+    for said in (c.covers for c in found if c.covers):
+        print(f"Covers: {said}")
     for said in dict.fromkeys(said for c in found for said in c.assumed):
         print(f"Assumed: {said}")
     codes = {"refused": 1, "undecided": 3, "certified": 0, "declined": 4}

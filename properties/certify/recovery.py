@@ -8,11 +8,12 @@ No names are needed: forms are matched by their values in runs with other weight
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from growproof.field import Field, FieldTensor
+from growproof.residues import Residues
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -68,15 +69,23 @@ class Map:
         self, field: Field, old: Mapping[str, FieldTensor]
     ) -> dict[str, FieldTensor]:
         """The grown parameters, where the old ones are these residues."""
-        ring = field.ring
         values = [v.values(old[v.name]) for v in self.views]
         forms = torch.cat([cast(FieldTensor, x).residues for x in values])
-        at = torch.from_numpy(self.form)
-        out = ring.lift(torch.from_numpy(self.offset))
-        scale = ring.lift(torch.from_numpy(self.scale))
+        return self.parameters(field, self.entries(field.ring, forms))
+
+    def entries(
+        self, ring: Residues, forms: Tensor, where: Any = slice(None)
+    ) -> Tensor:
+        """The residues of (some of) the grown entries, where all forms have these."""
+        at = torch.from_numpy(self.form[where])
+        out = ring.lift(torch.from_numpy(self.offset[where]))
+        scale = ring.lift(torch.from_numpy(self.scale[where]))
         out = torch.where((at >= 0)[:, None], scale * forms[at.clamp(min=0)] + out, out)
-        out = torch.where((at == -2)[:, None], ring.random(at.shape), out % ring.p)
-        parts = out.split([math.prod(shape) for shape in self.shapes.values()])
+        return torch.where((at == -2)[:, None], ring.random(at.shape), out % ring.p)
+
+    def parameters(self, field: Field, entries: Tensor) -> dict[str, FieldTensor]:
+        """All entries as parameters, by name."""
+        parts = entries.split([math.prod(shape) for shape in self.shapes.values()])
         return {
             name: field.tensor(part.reshape(*shape, -1).clone(), 1)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)

@@ -7,8 +7,14 @@ from typing import Any
 import growproof
 import pytest
 import torch
+from growproof.families import family_of
 from growproof.field import Field, Wide, held
+from growproof.growth import plan
+from growproof.models import decoder_of, state_of
+from growproof.padding import take
 from growproof.residues import SQUARES, Residues, prime, primes
+from growproof.rounding import unit_roundoff
+from growproof.table import Row, pairs, parameters
 from transformers import AutoModelForCausalLM
 
 from .certificates import compared, grown_by, source, state
@@ -126,6 +132,94 @@ def test_stock_code_with_a_cache_is_stock_code_without(family: str) -> None:
     assert torch.equal(residues(whole[:, 4:]), residues(rest))
     assert field.degree > 20
     assert field.error() < -30
+
+
+# ------------------------------------------------------------------ rounded once
+
+MOVED = ("q.weight", "q.bias", "norm.weight")  # what a Llama's growth scales
+WIDER = {"hidden_size": 12, "head_dim": 6, "intermediate_size": 9}
+
+
+def dyadic(field: Field, x: torch.Tensor) -> torch.Tensor:
+    """The residues of floats, each as the fraction that it is."""
+    parts = [field.ring.exact(Fraction(v)) for v in x.double().flatten().tolist()]
+    return torch.stack(parts).reshape(*x.shape, -1)
+
+
+def as_stored(model: Any, field: Field) -> dict[str, torch.Tensor]:
+    """Canonical name → the parameter's residues."""
+    return {name: dyadic(field, x) for name, x in state_of(model).items()}
+
+
+def stored_names(model: Any) -> dict[str, str]:
+    """Canonical name → transformers' name."""
+    state = state_of(model)
+    tags = {name: torch.full_like(x, i) for i, (name, x) in enumerate(state.items())}
+    stored = family_of(model.config).write(tags, decoder_of(model.config))
+    known = list(state)
+    return {known[int(x.flatten()[0])]: name for name, x in stored}
+
+
+def backward(old: Any, new: Any) -> tuple[str, float]:
+    """Why the grown model is not the old one with its scaled weights moved (or ""), and
+    how far the farthest moved, in roundings of itself.
+
+    A weight w that is stored as w' where s · w is meant has moved to w'/s.
+    """
+    growth = plan(decoder_of(old.config), hidden=12, head_dim=6, mlp=9)
+    field, farthest = Field(PRIMES, 0), 0.0
+    before, after = as_stored(old, field), as_stored(new, field)
+    state, table = state_of(old), parameters(growth.old, growth)
+    for name, known, row in pairs(growth, table):
+        if known is None or not name.endswith(MOVED):
+            continue
+        mine = take(state_of(new)[name].double(), Row(row.axes, row.writes), growth)
+        root = field.ring.inverse(field.ring.number(row.scale))
+        before[known] = dyadic(field, mine) * root % field.ring.p
+        apart = (mine / row.scale / state[known].double() - 1).abs()
+        farthest = max(farthest, float(apart.max()) / unit_roundoff(old.dtype))
+    run, names = runs(old.config, 11)[0], (stored_names(old), stored_names(new))
+    values, grown = (
+        {names[i][name]: field.tensor(x, 1) for name, x in state.items()}
+        for i, state in enumerate((before, after))
+    )
+    with eager(old, new):
+        return compared(field, old, values, grown, [(run, new)]), farthest
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def rounded(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """A Llama of a low precision, and what grow makes of it."""
+    old = source(config_of("llama", TINY["llama"]), 0).to(request.param)
+    return old, growproof.grow(old, WIDER)
+
+
+def test_a_rounded_growth_is_the_old_model_moved(rounded: tuple[Any, Any]) -> None:
+    """Grower.v, llama_backward: all other weights as they are, these by one rounding.
+
+    Over residues, in which nothing else is rounded: the very same logits.
+    """
+    why, farthest = backward(*rounded)
+    assert why == ""
+    assert 0.1 < farthest <= 1 + 1e-9
+
+
+def test_a_weight_rounded_twice_has_moved_farther(rounded: tuple[Any, Any]) -> None:
+    old, new = rounded
+    with torch.no_grad():
+        for layer in new.model.layers:
+            w = layer.self_attn.q_proj.weight
+            w *= torch.tensor(1.01, dtype=w.dtype)
+    assert backward(old, new)[1] > 1
+
+
+def test_a_weight_that_has_no_scalar_may_not_move(rounded: tuple[Any, Any]) -> None:
+    """One last place of one entry of k: no old model with other q and norms is the same."""
+    old, new = rounded
+    with torch.no_grad():
+        w = new.model.layers[0].self_attn.k_proj.weight
+        w[0, 0] = torch.nextafter(w[0, 0], torch.tensor(9.0, dtype=w.dtype))
+    assert "differ over residues" in backward(old, new)[0]
 
 
 # ------------------------------------------------------------------ soundness

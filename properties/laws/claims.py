@@ -20,14 +20,16 @@ INSERTION = Claim(
 )  # fmt: skip
 LINEAR = Claim("Linear layers and biases map padded to padded")
 ATTENTION = Claim(
-    "Attention maps padded hidden states to padded hidden states", ("attention_dealt",)
+    "Attention maps padded hidden states to padded hidden states",
+    ("attention_dealt", "qk_norm_of_heads", "qk_norm_whole"),
 )
 MLP = Claim(
-    "The MLP, gated or plain, maps padded to padded, for any activation",
-    ("mlp_spread",),
+    "The MLP, gated, plain or of experts, maps padded to padded, for any activation",
+    ("mlp_spread", "experts_padded"),
 )
 RMS_NORM = Claim(
     "RMSNorm is exact with weight·√(D/D') and ε·D/D', and not without the latter",
+    ("rmsnorm_scaled_input",),
 )
 LAYER_NORM = Claim(
     "LayerNorm cannot be padded by parameters alone; centred writers make it exact",
@@ -39,10 +41,17 @@ DEPTH = Claim("Added layers are silent, wherever they lie")
 VOCABULARY = Claim(
     "New tokens change no old logit, and are never chosen", ("silent_row",)
 )
-LOGITS = Claim("The logits are unchanged", ("llama_lossless", "stablelm_lossless"))
+LOGITS = Claim(
+    "The logits are unchanged", ("llama_lossless", "stablelm_lossless", "llama_twin")
+)
+CACHE = Claim(
+    "With a key/value cache the logits are those without, grown or not",
+    ("softmax_hides",),
+)
 TIED = Claim(
-    "The decoder of the theorems is the clone: the same integers on random models",
-    ("run_logits", "numbers_logits"),
+    "The decoder of the theorems is the clone, and transformers' own with its cache: the "
+    "same integers on random models",
+    ("run_logits", "numbers_logits", "cached_numbers_logits"),
 )
 PRECISION = Claim(
     "In bf16, fp16 and fp32 one rounding of the weights is all that is lost",
@@ -59,6 +68,6 @@ ALGEBRA = Claim(
 ARTICLE = Claim("The article's own tensors and counts")
 REFUSALS = Claim("What cannot be exact is refused, with the reason and the way out")
 HYGIENE = Claim(
-    "Nothing else changes: source, dtype, mode, tying, config, disk, cache, padding"
+    "Nothing else changes: source, dtype, mode, tying, config, disk, padding"
 )
 CLAIMS = tuple(x for x in vars().copy().values() if isinstance(x, Claim))

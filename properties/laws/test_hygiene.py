@@ -243,7 +243,7 @@ def step_by_step(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(steps, 1)
 
 
-@law(hygiene, claim=claims.HYGIENE)
+@law(hygiene, claim=claims.CACHE, proof=("cache_whole", "cache_grown"))
 @fewer(3)
 @given(case=cases(min_tokens=2, max_tokens=6))
 def test_generates_with_a_cache(grower, case: Case) -> None:

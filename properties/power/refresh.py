@@ -87,6 +87,9 @@ ARTEFACTS: dict[str, Artefact] = {
     "combined": Artefact(
         ("properties/power/combined.json",), ("python -m properties.power.combined",),
         minutes=2),
+    "soundness": Artefact(
+        ("properties/certify/soundness-growths.json",),
+        ("python -m properties.certify.misses 33",), minutes=60),
     "theorems": Artefact(  # Graphviz draws it
         ("docs/theorems.svg",),
         ("make -C properties/proofs -s all",

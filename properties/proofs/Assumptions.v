@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
-  Dealt Mlp RmsNorm LayerNorm Scale Frequencies Decoder Freedom Centred Grower
-  Fitting Run Integers Floats Necessity RealSoftmax.
+  Dealt Mlp Experts RmsNorm LayerNorm Scale QkNorm Frequencies Decoder Freedom
+  Centred Grower Fitting Run Cache Integers Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -40,22 +40,32 @@ Goal True. idtac "4 attention_dealt:". Abort.
 Print Assumptions attention_dealt.
 Goal True. idtac "4 score_scale_field:". Abort.
 Print Assumptions score_scale_field.
+Goal True. idtac "4 qk_norm_of_heads:". Abort.
+Print Assumptions qk_norm_of_heads.
+Goal True. idtac "4 qk_norm_whole:". Abort.
+Print Assumptions qk_norm_whole.
 Goal True. idtac "4 frequencies_kept:". Abort.
 Print Assumptions frequencies_kept.
 Goal True. idtac "4 frequencies_between:". Abort.
 Print Assumptions frequencies_between.
+Goal True. idtac "4 softmax_hides:". Abort.
+Print Assumptions softmax_hides.
 Goal True. idtac "5 mlp_padded:". Abort.
 Print Assumptions mlp_padded.
 Goal True. idtac "5 mlp_new_units_zero:". Abort.
 Print Assumptions mlp_new_units_zero.
 Goal True. idtac "5 mlp_spread:". Abort.
 Print Assumptions mlp_spread.
+Goal True. idtac "5 experts_padded:". Abort.
+Print Assumptions experts_padded.
 Goal True. idtac "6 rmsnorm_scaled:". Abort.
 Print Assumptions rmsnorm_scaled.
 Goal True. idtac "6 rmsnorm_scaled_stream:". Abort.
 Print Assumptions rmsnorm_scaled_stream.
 Goal True. idtac "6 rmsnorm_eps_needed:". Abort.
 Print Assumptions rmsnorm_eps_needed.
+Goal True. idtac "6 rmsnorm_scaled_input:". Abort.
+Print Assumptions rmsnorm_scaled_input.
 Goal True. idtac "7 masked_norm_padded:". Abort.
 Print Assumptions masked_norm_padded.
 Goal True. idtac "7 centring_behind_layernorm:". Abort.
@@ -84,6 +94,8 @@ Goal True. idtac "8 layernorm_decoder_lossless:". Abort.
 Print Assumptions layernorm_decoder_lossless.
 Goal True. idtac "8 llama_lossless:". Abort.
 Print Assumptions llama_lossless.
+Goal True. idtac "8 llama_twin:". Abort.
+Print Assumptions llama_twin.
 Goal True. idtac "8 stablelm_lossless:". Abort.
 Print Assumptions stablelm_lossless.
 Goal True. idtac "8 layers_every_nth:". Abort.
@@ -94,8 +106,14 @@ Goal True. idtac "8 vocabulary_new:". Abort.
 Print Assumptions vocabulary_new.
 Goal True. idtac "8 run_logits:". Abort.
 Print Assumptions run_logits.
+Goal True. idtac "8 cache_whole:". Abort.
+Print Assumptions cache_whole.
+Goal True. idtac "8 cache_grown:". Abort.
+Print Assumptions cache_grown.
 Goal True. idtac "8 numbers_logits:". Abort.
 Print Assumptions numbers_logits.
+Goal True. idtac "8 cached_numbers_logits:". Abort.
+Print Assumptions cached_numbers_logits.
 Goal True. idtac "9 attention_trainable:". Abort.
 Print Assumptions attention_trainable.
 Goal True. idtac "9 mlp_trainable:". Abort.

@@ -1,6 +1,6 @@
 From mathcomp Require Import all_ssreflect all_algebra.
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
-From Growproof Require Import RmsNorm LayerNorm Decoder.
+From Growproof Require Import Experts RmsNorm LayerNorm Decoder.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -72,6 +72,13 @@ move=> xy i _; apply: affine_same => u _.
 by rewrite /hidden !(affine_same _ _ xy).
 Qed.
 
+Lemma ff_same m (l : layer A) x y : same (hid (dm m)) x y ->
+  same (hid (dm m)) (ff_out m l x) (ff_out m l y).
+Proof.
+rewrite /ff_out; case: (ff l) => [p|s] xy; first exact: mlp_same.
+by move=> i _; apply/esym/sparse_same => j j_lt; apply/esym; apply: xy.
+Qed.
+
 End Extensional.
 
 Local Open Scope ring_scope.
@@ -85,6 +92,12 @@ Definition centred_attn (p : attn (ring_arith R)) := Attn (wq p) (bq p) (wk p) (
   (wv p) (bv p) (centred_columns (wo p)) (centre D (bo p)).
 Definition centred_mlp (p : mlp_weights (ring_arith R)) := MlpWeights (wg p) (bg p)
   (wu p) (bu p) (centred_columns (wd p)) (centre D (bd p)).
+
+Definition centred_feed (p : feed (ring_arith R)) := match p with
+  | Dense p => Dense (centred_mlp p)
+  | Sparse s => Sparse (Experts (many s) (width s) (route s) (wr s)
+      (fun e => centred_mlp (expert s e)))
+  end.
 
 End CentredWeights.
 
@@ -105,7 +118,7 @@ Definition keeps_mean (p : (nat -> R) -> nat -> R) := forall x y,
 
 Definition centred_layer l :=
   Layer (n1 l) (p1 l) (n2 l) (p2 l) (qn l) (kn l) (rot l) (mask l)
-    (centred_attn D (att l)) (centred_mlp D (ff l)).
+    (centred_attn D (att l)) (centred_feed D (ff l)).
 Definition centred := Model (dm m) (units m) (scale m) (act m) (gated m) (parallel m)
   id (fun v => centre D (fun i => times m (table m v i)))
   (omap (fun q t => centre D (q t)) (positions m)) (map centred_layer (layers m))
@@ -137,6 +150,17 @@ Record blind l := Blind {
   kn_ext : @extensional (ring_arith R) (kv (dm m)) (kn l);
   rot_same : forall t, respects (lane (dm m)) (lane (dm m)) id (rot l t) (rot l t) }.
 
+Lemma centred_sparse g f (s : experts (ring_arith R)) x i :
+  sparse g f D (Experts (many s) (width s) (route s) (wr s)
+    (fun e => centred_mlp D (expert s e))) x i = centre D (sparse g f D s x) i.
+Proof.
+rewrite /sparse /chosen /=; set c := nth _ _; elim: (many s) => [|n IHn].
+  by rewrite /centre /mean /rsum osum0 // mul0r subr0.
+rewrite /dot [LHS]/= [osum n _]IHn [X in _ + X * _]centred_writer /centre.
+rewrite [X in _ = _ - X](meanD _ _ (fun i => mlp g f D (width s) (expert s n) x i * c n)).
+by rewrite meanZ opprD [RHS]addrACA -mulrBl.
+Qed.
+
 Lemma att_cent l (x y : nat -> nat -> R) t : blind l ->
   (forall t, (t < T)%N -> @agree (ring_arith R) D id (x t) (y t)) -> (t < T)%N ->
   cent (att_out softmax T m l x t) (att_out softmax T centred (centred_layer l) y t).
@@ -149,8 +173,8 @@ Qed.
 Lemma ff_cent l x y : @agree (ring_arith R) D id x y ->
   cent (ff_out m l x) (ff_out centred (centred_layer l) y).
 Proof.
-move=> xy; apply: cent_same (mlp_same _ _ _ _ xy) _ => i _.
-exact: centred_writer.
+move=> xy; apply: cent_same (ff_same l xy) _ => i _; rewrite /ff_out /=.
+by case: (ff l) => [p|s] /=; [apply: centred_writer | apply: centred_sparse].
 Qed.
 
 Lemma block_cent l (x y : nat -> nat -> R) : blind l ->
@@ -234,7 +258,9 @@ split=> // [t v|l x t|l x].
 - rewrite /embedded /=; case: positions => [q|]; last exact: mean_centre.
   by apply: addP; apply: mean_centre.
 - by apply: c0 => i; apply: centred_writer.
-by apply: c0 => i; apply: centred_writer.
+rewrite /ff_out /=; case: (ff l) => [p|s] /=; apply: c0 => i.
+  exact: centred_writer.
+exact: centred_sparse.
 Qed.
 
 End Streams.

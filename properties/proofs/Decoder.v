@@ -1,5 +1,6 @@
 From mathcomp Require Import all_ssreflect.
-From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
+From Growproof Require Import Mlp Experts.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -11,7 +12,7 @@ Unset Printing Implicit Defensive.
 (*  layer == maps before (n1, n2) and after (p1, p2) attention and MLP: a norm*)
 (*           where there is one, id where there is none, a residual multiplier*)
 (*           in p1 and p2; norms of q and k; rotary and mask of this layer;   *)
-(*           the weights.                                                     *)
+(*           the weights, of one MLP or of experts.                           *)
 (*  model == the sizes, the score scale, activation and gating, parallel or   *)
 (*           sequential residual; embedding, its multiplier, positions;       *)
 (*           layers, last norm, lm_head, its bias, and what becomes of logits.*)
@@ -29,7 +30,7 @@ Unset Printing Implicit Defensive.
 Record layer (A : arith) := Layer {
   n1 : vec A -> vec A; p1 : vec A -> vec A; n2 : vec A -> vec A; p2 : vec A -> vec A;
   qn : vec A -> vec A; kn : vec A -> vec A; rot : nat -> vec A -> vec A;
-  mask : nat -> nat -> A -> A; att : attn A; ff : mlp_weights A }.
+  mask : nat -> nat -> A -> A; att : attn A; ff : feed A }.
 
 Record model (A : arith) := Model {
   dm : dims; units : nat; scale : A -> A; act : A -> A; gated : bool; parallel : bool;
@@ -61,7 +62,10 @@ Implicit Types (m : model A) (l : layer A).
 
 Definition att_out m l := attention softmax (mask l) T (dm m) (rot l) (scale m)
   (qn l) (kn l) (att l).
-Definition ff_out m l := mlp (gated m) (act m) (hid (dm m)) (units m) (ff l).
+Definition ff_out m l : vec A -> vec A := match ff l with
+  | Dense p => mlp (gated m) (act m) (hid (dm m)) (units m) p
+  | Sparse s => sparse (gated m) (act m) (hid (dm m)) s
+  end.
 
 Definition block m (x : mat A) l : mat A :=
   let a t i := x t i +. p1 l (att_out m l (fun t => n1 l (x t)) t) i in
@@ -78,20 +82,31 @@ Definition silent_layer m l :=
   (forall x t i, i < hid (dm m) -> p1 l (att_out m l x t) i = zero)
   /\ (forall x i, i < hid (dm m) -> p2 l (ff_out m l x) i = zero).
 
+Definition zero_down m (p : mlp_weights A) :=
+  (forall i u, i < hid (dm m) -> wd p i u = zero)
+  /\ (forall i, i < hid (dm m) -> bd p i = zero).
+
 (** Writers that are zero make a layer silent, if what follows them keeps zero. *)
 Lemma silent_writers m l :
   (forall y, (forall i, i < hid (dm m) -> y i = zero) ->
     forall i, i < hid (dm m) -> p1 l y i = zero /\ p2 l y i = zero) ->
   [/\ forall i a, i < hid (dm m) -> wo (att l) i a = zero,
-      forall i, i < hid (dm m) -> bo (att l) i = zero,
-      forall i u, i < hid (dm m) -> wd (ff l) i u = zero
-    & forall i, i < hid (dm m) -> bd (ff l) i = zero] -> silent_layer m l.
+      forall i, i < hid (dm m) -> bo (att l) i = zero
+    & match ff l with
+      | Dense p => zero_down m p
+      | Sparse s => forall e, e < many s -> zero_down m (expert s e)
+      end] -> silent_layer m l.
 Proof.
-move=> pP [wo0 bo0 wd0 bd0]; split=> [x t|x] i i_lt.
+move=> pP [wo0 bo0 ff0]; split=> [x t|x] i i_lt.
   apply: (proj1 (pP _ _ i i_lt)) => j j_lt; rewrite /att_out /attention /affine bo0 //.
   by rewrite addx0 /dot osum0 // => a _; rewrite wo0 ?mul0x.
-apply: (proj2 (pP _ _ i i_lt)) => j j_lt; rewrite /ff_out /mlp /affine bd0 //.
-by rewrite addx0 /dot osum0 // => a _; rewrite wd0 ?mul0x.
+have mlp0 F p j : j < hid (dm m) -> zero_down m p ->
+    mlp (gated m) (act m) (hid (dm m)) F p x j = zero.
+  move=> j_lt [wd0 bd0]; rewrite /mlp /affine bd0 // addx0 /dot osum0 // => a _.
+  by rewrite wd0 ?mul0x.
+apply: (proj2 (pP _ _ i i_lt)) => j j_lt; rewrite /ff_out; move: ff0.
+case: (ff l) => [p|s] ff0; first exact: mlp0.
+by rewrite /sparse; apply: osum0 => e e_lt; rewrite mlp0 ?mul0x //; apply: ff0.
 Qed.
 
 Lemma silent_block m l x t i : silent_layer m l -> i < hid (dm m) ->
@@ -117,8 +132,12 @@ Record layer_grown l l' := LayerGrown {
   rot_c : forall t u k, rot l t (fun k => c (u k)) k = c (rot l t u k);
   mask_same : mask l' = mask l;
   att_grown : attn_grown d d' ed hm e c (qn l) (qn l') (kn l) (kn l') (att l) (att l');
-  ff_grown : mlp_free (gated m) (act m) (hid d) (hid d') (units m) (units m') ed ef
-    (ff l) (ff l');
+  ff_grown : match ff l, ff l' with
+    | Dense p, Dense p' =>
+      mlp_free (gated m) (act m) (hid d) (hid d') (units m) (units m') ed ef p p'
+    | Sparse s, Sparse s' =>
+      exists ee, experts_free (gated m) (act m) (hid d) (hid d') ed ee s s'
+    | _, _ => False end;
   att_P : forall x t, P (p1 l (att_out m l x t));
   ff_P : forall x, P (p2 l (ff_out m l x)) }.
 
@@ -169,8 +188,12 @@ have Pa := P_add mP Px (att_P lP (fun t => n1 l (x t)) t).
 split; first by apply: (P_add mP) => //; apply: (ff_P lP).
 apply: (padded_add pa); apply: (p2_grown lP); rewrite /ff_out (act_same mP)
   (gated_same mP) (parallel_same mP).
-apply: (mlp_grown (hidP mP) (unitsP mP) (ff_grown lP)).
-by case: ifP => _; [apply: (n2_grown lP Px xx) | apply: (n2_grown lP Pa pa)].
+set y := n2 l _; set y' := n2 l' _; have yP : padded (hid d) (hid d') ed y y'.
+  rewrite /y /y'; case: ifP => _; first exact: (n2_grown lP Px xx).
+  exact: (n2_grown lP Pa pa).
+move: (ff_grown lP); case: (ff l) (ff l') => [p|s] [p'|s'] // => [pP|[ee sP]].
+  exact: (mlp_grown (hidP mP) (unitsP mP) pP yP).
+exact: (experts_grown (hidP mP) sP yP).
 Qed.
 
 Lemma layers_streams s s' x x' : deeper layer_grown (silent_layer m') s s' ->
@@ -207,7 +230,8 @@ Qed.
 
 (** MAIN 8 decoder_logits: A grown decoder of the normal form (norms before, after
     or around a block, sequential or parallel, gated or plain, with norms of q and
-    k, multipliers, biases, positions, windows, repeated or dealt key/value heads),
+    k, multipliers, biases, positions, windows, repeated or dealt key/value heads,
+    experts),
     with any number of silent layers added anywhere, has the logits of the old
     one. *)
 Theorem decoder_logits t v : t < T -> v < V ->

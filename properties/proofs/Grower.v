@@ -1,6 +1,6 @@
 From mathcomp Require Import all_ssreflect all_algebra.
-From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
-From Growproof Require Import RmsNorm LayerNorm Scale Decoder Freedom Centred.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
+From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale Decoder Freedom Centred.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -43,7 +43,7 @@ Variables (scale act : A -> A) (parallel : bool).
 
 Definition layer_of (l : weights A N) : layer A :=
   Layer (norm (norm1 l)) id (norm (if parallel then norm1 l else norm2 l)) id id id
-    rot mask (attw l) (mlpw l).
+    rot mask (attw l) (Dense (mlpw l)).
 Definition decoder_of (k : checkpoint A N) : model A :=
   Model d F scale act true parallel id (embedding k) None
     (map layer_of (blocks k)) (norm (last_norm k)) (head_w k) (fun=> zero) id.
@@ -127,7 +127,8 @@ Proof.
 move=> embP lsP nP headP; split=> //=; try exact: emb_id.
 - exact: headmap_emb.
 - apply: deeper_map P_writes lsP => [l l' [Pa Pf] [n1P n2P aP mlpP']|l l_silent]; last first.
-    by apply: (@silent_writers A softmax T m') => // y y0 i /y0.
+    apply: (@silent_writers A softmax T m') => [y y0 i /y0 //|].
+    by case: l_silent => wo0 bo0 wd0 bd0; split.
   split=> //=.
   + by case: par.
   + exact: scattered_grown aP.
@@ -235,6 +236,36 @@ apply: (grow_is_growth (e := splitmap K K') (c := c)) => //
 - by apply: full_rotary_pads; rewrite ?oppr0 // => i _; rewrite frequency_kept.
 - by apply/List.Forall_forall.
 by apply: rmsnorm_grows => //; [apply: emb_id | apply: grow_weightE].
+Qed.
+
+(** MAIN 8 llama_twin: Whatever scalars are in the weights, and whatever eps and theta a
+    grower of Llamas writes: scattered weights compute what they compute in the old
+    decoder with the norm weights times sqrt(D'/D), eps times D'/D, scores over sqrt(K')
+    and the angles of the new theta on K' lanes. *)
+Theorem llama_twin (eps' theta' : R) (k : checkpoint A (nat -> R)) s
+    (rope' := fun t => rotary (A := A) (@GRing.opp R) K
+      (fun i => cosine (angle theta' K' t i)) (fun i => sine (angle theta' K' t i))) :
+  ~~ odd K -> ~~ odd K' ->
+  @grown_layers A d d' F (splitmap K K') id _ (@pad A D id) (blocks k) s ->
+  forall t v, (t < T)%N -> (v < V)%N ->
+  logits softmax T (llama d' F' eps' theta' (@grow A d _ (@pad A D id) k s)) tok t v
+  = logits softmax T (@decoder_of A _
+      (fun w => rms D (eps' / r) (fun i => w i / Num.sqrt r)) d F rope' mask
+      (over_root K') act false k) tok t v.
+Proof.
+move=> K_even K'_even sP t v t_lt v_lt; have D'_gt0 := leq_trans D_gt0 D_le.
+have r_gt0 : 0 < r by rewrite divr_gt0 ?ltr0n.
+have r_neq0 : r != 0 by rewrite gt_eqF.
+have q_neq0 : Num.sqrt r != 0 by rewrite gt_eqF ?sqrtr_gt0.
+have [eP _ _] := rotary_halves_map K_even K'_even K_le.
+apply: (@decoder_logits A softmax T (fun=> True) V id _ _ id id id id) => //.
+apply: (grow_is_growth (e := splitmap K K') (c := id)) => // [u||w].
+- by apply: full_rotary_pads; rewrite ?oppr0.
+- exact/List.Forall_forall.
+move=> x x' _; have := @rmsnorm_scaled R D D' id D_gt0 (emb_id D_le) (eps' / r)
+  (fun i => w i / Num.sqrt r) (@pad A D id w) x x'.
+rewrite -/r mulfVK //; apply=> i i_lt.
+by rewrite (pad_at _ (emb_id D_le)) // mulfVK.
 Qed.
 
 (* Each weight that is multiplied by a factor is rounded once: by rnd, any map that

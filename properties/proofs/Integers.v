@@ -1,6 +1,7 @@
 From Coq Require Import ZArith.
 From mathcomp Require Import all_ssreflect.
-From Growproof Require Import Arith AxisMaps Linear Rotary Attention Mlp Decoder Centred Run.
+From Growproof Require Import Arith AxisMaps Linear Rotary Attention Mlp Experts.
+From Growproof Require Import Decoder Centred Run Cache.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -12,9 +13,11 @@ Unset Printing Implicit Defensive.
 (* sines). numbers.py draws models and gives the clone the same stand-ins.    *)
 (*                                                                            *)
 (*  raw == a layer as lists. A norm is Some (weight, bias); a norm of q or k  *)
-(*           has a row for each head, or one row for all heads together.      *)
+(*           has a row for each head, or one row for all heads together. No   *)
+(*           experts: one MLP.                                                *)
 (*  raw_model == the same for the whole decoder.                              *)
-(*  numbers T m tok == its logits, as a table.                                *)
+(*  numbers T m tok == its logits, as a table; cached_numbers: token by token,*)
+(*           with a cache.                                                    *)
 (******************************************************************************)
 
 Local Open Scope Z_scope.
@@ -46,11 +49,18 @@ Definition head_norm n K (rows : seq (seq Z)) : vec zs -> vec zs :=
   | _ => by_head K (fun h => mixed K (matrix rows h) (fun=> 0))
   end.
 
+(* the k largest of the weights, the first of equal ones, and 0 for the others *)
+Definition largest k (s : seq zs) : seq zs :=
+  let x := nth 0 s in let n := size s in
+  let before i j := Z.ltb (x i) (x j) || Z.eqb (x i) (x j) && (j < i)%N in
+  mkseq (fun i => if (count (before i) (iota 0 n) < k)%N then x i else 0) n.
+
 Record raw := Raw {
   r_n1 : option (seq Z * seq Z); r_p1 : option (seq Z * seq Z);
   r_n2 : option (seq Z * seq Z); r_p2 : option (seq Z * seq Z);
   r_qn : seq (seq Z); r_kn : seq (seq Z); window : nat;
-  r_att : seq (seq (seq Z) * seq Z); r_ff : seq (seq (seq Z) * seq Z) }.
+  r_att : seq (seq (seq Z) * seq Z); r_ff : seq (seq (seq Z) * seq Z);
+  active : nat; r_router : seq (seq Z); r_experts : seq (seq (seq (seq Z) * seq Z)) }.
 
 Definition weight (l : seq (seq (seq Z) * seq Z)) i := matrix (nth ([::], [::]) l i).1.
 Definition bias (l : seq (seq (seq Z) * seq Z)) i := vector (nth ([::], [::]) l i).2.
@@ -60,6 +70,14 @@ Record raw_model := RawModel {
   r_times : Z; r_added : Z; cosines : seq (seq Z); sines : seq (seq Z);
   r_table : seq (seq Z); r_positions : option (seq (seq Z)); r_layers : seq raw;
   r_nf : option (seq Z * seq Z); r_head : seq (seq Z) * seq Z }.
+
+Definition build_mlp f : mlp_weights zs := MlpWeights (weight f 0) (bias f 0)
+  (weight f 1) (bias f 1) (weight f 2) (bias f 2).
+Definition build_feed l : feed zs := if r_experts l is f :: _ then
+    Sparse (@Experts zs (size (r_experts l)) (size (nth ([::], [::]) f 1).1)
+      (fun s => largest (active l) (soft [seq (2 * x : zs) | x <- s]))
+      (matrix (r_router l)) (fun e => build_mlp (nth [::] (r_experts l) e)))
+  else Dense (build_mlp (r_ff l)).
 
 Section Build.
 Variable m : raw_model.
@@ -73,8 +91,7 @@ Definition build_layer l : layer zs := Layer
   (causal (window l))
   (let a := r_att l in Attn (weight a 0) (bias a 0) (weight a 1) (bias a 1)
     (weight a 2) (bias a 2) (weight a 3) (bias a 3))
-  (let f := r_ff l in MlpWeights (weight f 0) (bias f 0) (weight f 1) (bias f 1)
-    (weight f 2) (bias f 2)).
+  (build_feed l).
 
 Definition build : model zs := Model d (r_units m) id bend (r_gated m) (r_parallel m)
   (Z.mul (r_times m)) (matrix (r_table m)) (omap matrix (r_positions m))
@@ -84,6 +101,9 @@ Definition build : model zs := Model d (r_units m) id bend (r_gated m) (r_parall
 Definition numbers T (tok : seq nat) : seq (seq Z) :=
   let y := run soft T build (nth 0%N tok) in
   mkseq (fun t => mkseq (y t) (size (r_head m).1)) T.
+
+Definition cached_numbers T (tok : seq nat) : seq (seq Z) :=
+  mkseq (fun t => mkseq (cached_logits soft build (nth 0%N tok) t) (size (r_head m).1)) T.
 
 Lemma mixed_local n w b : @extensional zs n (mixed n w b).
 Proof.
@@ -106,6 +126,16 @@ Lemma scaled_local n a f : @extensional zs n f ->
   @extensional zs n (fun y i => a * f y i : zs).
 Proof. by move=> fP x y xy i i_lt; rewrite (fP x y xy). Qed.
 
+Lemma maps_local : (turned m <= lane d)%N ->
+  List.Forall (local_maps build) (layers build).
+Proof.
+move=> n_le; have lP l : local_maps build (build_layer l).
+  split; try exact: normed_local; try exact/scaled_local/normed_local;
+    try exact: head_norm_local.
+  by move=> u; apply: partial_rotary_pads.
+by rewrite /=; elim: (r_layers m) => [|l s IHs]; constructor.
+Qed.
+
 (** MAIN 8 numbers_logits: What is compared with the clone's integers is the logits
     of the decoder of the theorems. *)
 Theorem numbers_logits T tok t v : (turned m <= lane d)%N -> (t < T)%N ->
@@ -113,12 +143,26 @@ Theorem numbers_logits T tok t v : (turned m <= lane d)%N -> (t < T)%N ->
   nth 0 (nth [::] (numbers T tok) t) v = logits soft T build (nth 0%N tok) t v.
 Proof.
 move=> n_le t_lt v_lt; rewrite /numbers nth_mkseq // nth_mkseq //.
-refine (@run_logits zs soft T build _ t v _ _ t_lt); last exact: normed_local.
-have lP l : local_maps build (build_layer l).
-  split; try exact: normed_local; try exact/scaled_local/normed_local;
-    try exact: head_norm_local.
-  by move=> u; apply: partial_rotary_pads.
-by rewrite /=; elim: (r_layers m) => [|l s IHs]; constructor.
+refine (@run_logits zs soft T build _ t v (maps_local n_le) _ t_lt).
+exact: normed_local.
+Qed.
+
+Lemma soft_hides : @hides zs soft hidden_score.
+Proof.
+move=> s n _; rewrite /soft size_map; split=> //; rewrite filter_cat filter_nseq.
+by rewrite Z.eqb_refl cats0 map_cat map_nseq Z.eqb_refl.
+Qed.
+
+(** MAIN 8 cached_numbers_logits: What is compared with the integers of transformers'
+    own decoding with a cache is the logits of the decoder of the theorems. *)
+Theorem cached_numbers_logits T tok t v : (turned m <= lane d)%N -> (t < T)%N ->
+  (v < size (r_head m).1)%N ->
+  nth 0 (nth [::] (cached_numbers T tok) t) v = logits soft T build (nth 0%N tok) t v.
+Proof.
+move=> n_le t_lt v_lt; rewrite /cached_numbers nth_mkseq // nth_mkseq //.
+apply: (cache_whole soft_hides) t_lt; split; [exact: maps_local | exact: normed_local |].
+rewrite /=; elim: (r_layers m) => [|l s IHs]; constructor=> // t0 t' z t0_lt.
+by rewrite /= /causal leqNgt t0_lt.
 Qed.
 
 End Build.

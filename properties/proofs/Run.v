@@ -1,6 +1,6 @@
 From mathcomp Require Import all_ssreflect.
-From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention Mlp.
-From Growproof Require Import Decoder Centred.
+From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
+From Growproof Require Import Mlp Experts Decoder Centred.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -40,9 +40,11 @@ Definition run_attention l x : mat A :=
   let z := memo T (qry d) (context softmax (mask l) T d (rot l) (scale m) q k v) in
   memo T D (fun t => affine (qry d) (wo (att l)) (bo (att l)) (z t)).
 
-Definition run_mlp l x : mat A :=
-  let u := memo T F (fun t => hidden (gated m) (act m) D (ff l) (x t)) in
-  memo T D (fun t => affine F (wd (ff l)) (bd (ff l)) (u t)).
+Definition run_mlp l x : mat A := match ff l with
+  | Dense p => let u := memo T F (fun t => hidden (gated m) (act m) D p (x t)) in
+               memo T D (fun t => affine F (wd p) (bd p) (u t))
+  | Sparse _ => memo T D (fun t => ff_out m l (x t))
+  end.
 
 Definition run_block x l : mat A :=
   let y := run_attention l (memo T D (fun t => n1 l (x t))) in
@@ -100,7 +102,10 @@ Qed.
 Lemma run_mlpE l x y : alike D x y ->
   alike D (fun t => ff_out m l (x t)) (run_mlp l y).
 Proof.
-move=> xy; apply/memo_alike/affine_alike/memo_alike => t t_lt u _.
+move=> xy; rewrite /run_mlp; case ffE: (ff l) => [p|s]; last first.
+  by apply: memo_alike => t t_lt; apply/ff_same/xy.
+rewrite /ff_out ffE.
+apply/memo_alike/affine_alike/memo_alike => t t_lt u _.
 by rewrite /hidden !(affine_same _ _ (xy t t_lt)).
 Qed.
 

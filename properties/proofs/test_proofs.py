@@ -3,6 +3,7 @@
 The build needs Coq; what can be read off the sources is checked without it.
 """
 
+import itertools
 import math
 import os
 import re
@@ -18,14 +19,16 @@ import pytest
 import torch
 from growproof import clone as decoder
 from growproof.decoder import Decoder, Kind, Rotary
-from growproof.growth import Growth, Policies, layers_map, layers_of
+from growproof.growth import Growth, Policies, layers_map, layers_of, plan
 from growproof.padding import place
-from growproof.table import Axis, Row, factors, head_dim_map, heads_map
+from growproof.table import Axis, Row, factors, head_dim_map, heads_map, scales
 from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import DynamicLayer
 
-from . import graph
+from . import graph, numbers
 from .claims import FOLDER, built, claims, claims_of
-from .numbers import Table, clone, coqs, draw
+from .numbers import Table, cached, clone, coqs, draw, largest
 
 pytestmark = pytest.mark.xdist_group("proofs")
 
@@ -283,6 +286,28 @@ def test_python_ways_are_the_proved_ones(build: Build) -> None:
     assert checked == {0: 97, 1: 64, 2: 60, 3: 12}
 
 
+@pytest.mark.parametrize("qk_norm", ["lane", "head", "whole"])
+def test_python_scales_of_query_and_key_norms_are_the_proved_ones(qk_norm: str) -> None:
+    """QkNorm.v: s² n/n' = ε'/ε, and the norm's weight × √(n'/n) is √(K'/K), or 1 for k."""
+    old = replace(
+        shape(hidden=12, heads=4, groups=2, head_dim=4), qk_norm=qk_norm, norm_size=12
+    )
+    for hidden, groups, repeats, lanes in itertools.product(
+        (12, 30), (2, 4), (2, 3), (4, 6)
+    ):
+        growth = plan(
+            old, hidden=hidden, heads=groups * repeats, groups=groups, head_dim=lanes
+        )
+        by = scales(growth)
+        for part, root, heads in (
+            ("q", growth.taller, growth.new.heads / old.heads),
+            ("k", 1.0, groups / old.groups),
+        ):
+            more = growth.taller * (heads if qk_norm == "whole" else 1)
+            assert by[part] ** 2 / more == pytest.approx(growth.new.eps / old.eps)
+            assert by[f"{part}_norm"] ** 2 * more == pytest.approx(root)
+
+
 MODELS = 200
 
 
@@ -316,11 +341,17 @@ def sees_the_next(length: int, window: Any, device: Any) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(2)
 
 
+def chooses_all(x: Tensor, k: int, dim: int) -> Any:
+    """Every expert is among the largest."""
+    return largest(x, x.shape[dim], dim)
+
+
 FAULTS = {
     "rotary": (decoder, "rotate", turned_back),
     "bias": (decoder.Layer, "linear", without_o_bias),
     "tiled": (Tensor, "repeat_interleave", lambda x, n, dim: x.repeat(1, n, 1, 1)),
     "mask": (decoder, "unseen", sees_the_next),
+    "experts": (numbers, "largest", chooses_all),
 }
 
 
@@ -330,3 +361,38 @@ def test_another_clone_is_seen(fault: str, evaluated: list[Table]) -> None:
     with patch.object(*FAULTS[fault]):
         wrong = [clone(draw(seed)) != evaluated[seed] for seed in range(MODELS)]
     assert sum(wrong) > 20, sum(wrong)
+
+
+# those without experts: transformers has no Llama or StableLm that has some
+CACHED = [s for s in range(80) if not draw(s).d.experts]
+
+
+@pytest.fixture(scope="session")
+def decoded(build: Build) -> list[Table]:
+    """The logits that Coq computes token by token, with a cache."""
+    return coqs([draw(seed) for seed in CACHED], build.folder, "cached_numbers")
+
+
+def test_transformers_cache_is_the_proved_one(decoded: list[Table]) -> None:
+    """Stock Llamas and StableLms, each token alone, with their own cache: the same integers."""
+    assert len(CACHED) > 50
+    assert [cached(draw(seed)) for seed in CACHED] == decoded
+
+
+def forgets(self: Any, keys: Tensor, values: Tensor, *rest: Any) -> Any:
+    """A cache in which all but the last two tokens are zero."""
+    kept = UPDATE(self, keys, values, *rest)
+    return tuple(
+        F.pad(x[..., -2:, :], (0, 0, max(0, x.shape[-2] - 2), 0)) for x in kept
+    )
+
+
+UPDATE = DynamicLayer.update
+
+
+def test_another_cache_is_seen(decoded: list[Table]) -> None:
+    """A cache that forgets its first tokens has other integers."""
+    with patch.object(DynamicLayer, "update", forgets):
+        wrong = [cached(draw(seed)) for seed in CACHED]
+    different = sum(a != b for a, b in zip(wrong, decoded, strict=True))
+    assert different > len(CACHED) / 2, different
