@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from growproof.families import FAMILIES
 
+from ..errors.ledger import recording
 from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS, LOGITS
 from ..growers.known_good import REFERENCE
@@ -30,10 +31,11 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def usual_domain() -> Iterator[None]:
-    """The domain as it was."""
+def aside() -> Iterator[None]:
+    """The domain as it was; and no errors of the grower under test."""
     before = set(DOMAIN.features)
-    yield
+    with recording(None):
+        yield
     DOMAIN.features = before
 
 
