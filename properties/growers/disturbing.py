@@ -317,9 +317,7 @@ def without_gradients(model: Any, target: Any) -> None:
 def other_attention(model: Any, target: Any) -> None:
     """The source's attention is sdpa where it was eager, and eager where it was not."""
     eager = model.config._attn_implementation == "eager"
-    model.set_attn_implementation(
-        "sdpa" if eager and model._supports_sdpa else "eager"
-    )
+    model.set_attn_implementation("sdpa" if eager and model._supports_sdpa else "eager")
 
 
 # name, what is said of it, what the law must say, what it does

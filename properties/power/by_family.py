@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..gate.domain import narrow
+from ..gate.guarded import forget
 from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS, Fault, rebuilt
 from ..growers.needs import has
@@ -204,6 +205,7 @@ def right(
 
 def run(fault: Fault, family: str) -> Cell:
     """The law that finds a fault in a family, or that it is none there."""
+    forget()
     narrow((), fault.with_features, (family,))
     own, others = asked(fault)
     applies = has(family, fault.needs)

@@ -21,7 +21,14 @@ from ..laws.strategies import profile
 from . import by_family
 from .by_family import Cell, drawn, run, tried
 
-OWN = [name for name, family in FAMILIES.items() if not family.draws]
+# not run yet: `growproof power --families --json …` runs all, and then this is empty
+NOT_RUN = (
+    "llama", "mistral", "qwen3", "stablelm", "gemma", "gemma3_text", "phi", "phi3",
+    "olmo2", "olmo3", "gpt_neox", "starcoder2", "granite", "smollm3", "qwen3_moe",
+    "arcee", "seed_oss", "ernie4_5", "glm", "glm4", "cohere",
+)  # fmt: skip
+EVERY = [name for name, family in FAMILIES.items() if not family.draws]
+OWN = [name for name in EVERY if name not in NOT_RUN]
 TABLE = by_family.load()
 SAMPLE = TABLE[::149]  # a prime: faults and families by turns
 pytestmark = pytest.mark.skipif(
@@ -55,7 +62,7 @@ def test_every_need_parts_the_families() -> None:
     """Each is had by one and not by another, and is some fault's."""
     assert {need for fault in FAULTS for need in fault.needs} == {*NEEDS}
     for need in NEEDS:
-        assert {has(family, [need]) for family in OWN} == {True, False}, need
+        assert {has(family, [need]) for family in EVERY} == {True, False}, need
 
 
 @pytest.mark.parametrize("cell", SAMPLE, ids=lambda c: f"{c.fault}-{c.family}")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..errors.ledger import Ledger, recording
 from ..gate.explain import describe
+from ..gate.guarded import forget
 from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS, Fault
 from ..growers.known_good import GROWERS, REFERENCE, Good
@@ -53,6 +54,7 @@ class Cell:
 
 def run(fault: Fault, laws: list[Item], dtype: str) -> Cell:
     """The first of these laws that finds the fault, or the last one, that did not."""
+    forget()
     DOMAIN.dtype = getattr(torch, dtype)
     DOMAIN.features = {*CORE, *fault.with_features}
     started, calls, message, found = time.perf_counter(), 0, "", False
@@ -143,6 +145,7 @@ def false_alarms(most: int, store: Path | None) -> int:
             counts[good.name] += 1
             return good(model, target)
 
+        forget()
         DOMAIN.features = asked_of(good, family)
         try:
             with recording(record):
