@@ -235,7 +235,11 @@ def told(cells: Iterable[Cell]) -> list[dict[str, Any]]:
             line["found"].setdefault(cell.law, {})[cell.family] = cell.after
         else:
             line[cell.outcome].append(cell.family)
-    return [line for line in lines.values() if line["found"] or line["absent"] or line["missed"]]
+    return [
+        line
+        for line in lines.values()
+        if line["found"] or line["absent"] or line["missed"]
+    ]
 
 
 def load(path: Path = RESULTS) -> list[Cell]:
