@@ -8,6 +8,7 @@ docs/_static/faults.js. A test sees that they are fresh.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -27,8 +28,8 @@ from properties.growers.known_bad import BY_NAME, Fault
 from properties.laws.checks import BUDGETS
 from properties.laws.examples import Example
 from properties.laws.registry import Law, law_of, laws
+from properties.power import by_family, combined
 from properties.power import claims as claimed
-from properties.power import combined
 from properties.power.corpus import faulty, runs
 from properties.power.detection import RESULTS
 from properties.proofs import graph
@@ -198,6 +199,39 @@ def theorems_table() -> str:
     return "\n".join(parts).strip()
 
 
+# --- faults in every family -----------------------------------------------------------
+
+
+def families_table() -> str:
+    """Kind of fault × family: how many are found, of how many where not all are."""
+    cells = by_family.load()
+    kinds = {entry["name"]: entry["line"] for entry in faults()["faults"]}
+    names = list(dict.fromkeys(c.family for c in cells))
+    rows: list[tuple[str, ...]] = []
+    for kind in [entry["name"] for entry in faults()["lines"]]:
+        row = [kind]
+        for family in names:
+            here = [c.outcome for c in cells
+                    if c.family == family and kinds[c.fault] == kind]  # fmt: skip
+            found, all_ = here.count("found"), len(here) - here.count("absent")
+            row.append(f"{found} of {all_}" if found < all_ else str(all_ or "–"))
+        rows.append(tuple(row))
+    return table(" | ".join(["kind", *(f"`{name}`" for name in names)]), rows)
+
+
+def missed_list() -> str:
+    """Every fault that no law finds in a family where it is one."""
+    missed: dict[str, list[str]] = {}
+    for c in by_family.load():
+        if c.outcome == "missed":
+            missed.setdefault(c.fault, []).append(c.family)
+    lines = [
+        f"- `{name}` ({BY_NAME[name].says}): {', '.join(families)}"
+        for name, families in missed.items()
+    ]
+    return "\n".join(lines) or "None is missed."
+
+
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "mathematics.md": {
         "axes": axes_table, "parameters": parameters_table, "norms": norms_table,
@@ -205,6 +239,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "tolerances.md": {"budgets": budgets_table, "sensitivity": sensitivity_table},
     "theorems.md": {"theorems": theorems_table},
+    "break.md": {"in every family": families_table, "missed": missed_list},
 }  # fmt: skip
 
 # --- the page on which one breaks a grower --------------------------------------------
@@ -292,6 +327,7 @@ ABOUT = {
 }
 
 
+@functools.cache
 def faults() -> dict[str, Any]:
     """All that the page knows: lines, faults, laws, from the committed results."""
     found: dict[str, dict[str, bool]] = {}

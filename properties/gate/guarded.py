@@ -40,6 +40,13 @@ def take_back() -> None:
     theirs.update(found)
 
 
+def forget() -> None:
+    """Another grower is under test: what the last one put anywhere is none of its."""
+    restored()
+    theirs.clear()
+    made.clear()
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Put the process back as it was, whatever is done to it meanwhile."""

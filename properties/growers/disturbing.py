@@ -98,9 +98,10 @@ def unit_norms_kept(pattern: str) -> Edit:
     """Old norm weights that are all one stay one."""
 
     def edit(new: State, old: State, growth: Growth) -> None:
+        one = 1 - growth.old.norm_offset
         for name, w in new.items():
-            if on(pattern, name) and name in old and bool((old[name] == 1).all()):
-                w[: len(old[name])] = 1
+            if on(pattern, name) and name in old and bool((old[name] == one).all()):
+                w[: len(old[name])] = one
 
     return edit
 
@@ -130,14 +131,14 @@ def zeros_filled(pattern: str) -> Edit:
 def silent_layers_woken(new: State, old: State, growth: Growth) -> None:
     """Old layers whose down_proj is zero are taken for new ones, and filled."""
     for name, w in new.items():
-        if on(r"down\.weight", name) and name in old and not old[name].any():
+        if on(r"(expert_)?down\.weight", name) and name in old and not old[name].any():
             w.copy_(torch.linspace(-1, 1, w.numel()).view(w.shape))
 
 
 def uninitialised(new: State, old: State, growth: Growth) -> None:
     """New neurons hold what the memory held."""
     for name, w in new.items():
-        if on("gate|up|down", name) and name in old:
+        if on("(expert_)?(gate|up|down)", name) and name in old:
             fresh = torch.empty_like(w)
             fresh[tuple(slice(n) for n in old[name].shape)] = w[
                 tuple(slice(n) for n in old[name].shape)
@@ -209,9 +210,12 @@ def partly_frozen_unfrozen(grown: Any, model: Any, growth: Growth) -> Any:
 
 
 def equal_ends_tied(grown: Any, model: Any, growth: Growth) -> Any:
-    """One tensor for head and embedding, where they are equal."""
-    head, embedding = grown.get_output_embeddings(), grown.get_input_embeddings()
-    if torch.equal(head.weight, embedding.weight):
+    """One tensor for head and embedding, where the source's are equal."""
+    ends = [
+        (m.get_output_embeddings(), m.get_input_embeddings()) for m in (grown, model)
+    ]
+    (head, embedding), old = ends
+    if torch.equal(old[0].weight, old[1].weight):
         head.weight = embedding.weight
     return grown
 
@@ -240,10 +244,11 @@ def generation_reset(grown: Any, model: Any, growth: Growth) -> Any:
     return grown
 
 
-def layer_types_stale(config: Any, growth: Growth) -> None:
+def layer_types_stale(grown: Any, model: Any, growth: Growth) -> Any:
     """As many types as there were layers."""
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: growth.old.layers]
+    if getattr(grown.config, "layer_types", None):
+        grown.config.layer_types = grown.config.layer_types[: growth.old.layers]
+    return grown
 
 
 def not_contiguous(grown: Any, model: Any, growth: Growth) -> Any:
@@ -309,6 +314,12 @@ def without_gradients(model: Any, target: Any) -> None:
         p.grad = None
 
 
+def other_attention(model: Any, target: Any) -> None:
+    """The source's attention is sdpa where it was eager, and eager where it was not."""
+    eager = model.config._attn_implementation == "eager"
+    model.set_attn_implementation("sdpa" if eager and model._supports_sdpa else "eager")
+
+
 # name, what is said of it, what the law must say, what it does
 WORLD: tuple[tuple[str, str, str, Callable[[Any, Any], object]], ...] = (
     ("default_dtype_left", "torch's default dtype stays at the model's",
@@ -338,10 +349,6 @@ WORLD: tuple[tuple[str, str, str, Callable[[Any, Any], object]], ...] = (
      "the source's .*requires_grad", lambda m, t: m.requires_grad_(True)),
     ("source_generation", "the source's generation config is changed",
      "the source's generation config", lambda m, t: m.generation_config.update(top_k=3)),
-    ("source_attention", "the source's attention implementation is changed",
-     "attention implementation", lambda m, t: m.set_attn_implementation(
-         "sdpa" if m.config._attn_implementation == "eager" and m._supports_sdpa
-         else "eager")),
     ("target_consumed", "the target is emptied", "the target was changed",
      lambda m, t: t.clear()),
 )  # fmt: skip

@@ -58,7 +58,8 @@ class Fault:
     law, reason: the test that must reject it, and what its message must say (a regular
     expression). function: whether the grown function differs, in real arithmetic, at
     weights in general position, of a source in evaluation mode; if not, a certificate
-    may say yes. with_features: what is drawn for it beyond the core. options: policies,
+    may say yes. needs: what a family must have for the fault to be one there.
+    with_features: what is drawn for it beyond the core. options: policies,
     or what chooses them for a config and a target. table, state, config, model: the
     change, each given the growth. does: what it does besides, given the source and the
     target.
@@ -69,6 +70,7 @@ class Fault:
     law: Test
     reason: str
     function: bool = True
+    needs: tuple[str, ...] = ()
     with_features: tuple[str, ...] = ()
     options: dict[str, Any] | Callable[[Any, Target], dict[str, Any]] = field(
         default_factory=dict
@@ -84,8 +86,8 @@ class Fault:
         options = self.options
         return options(config, target) if callable(options) else options
 
-    def __call__(self, model: Any, target: Target) -> Any:
-        """The grown model, with the fault in it."""
+    def edited(self, model: Any, target: Target) -> tuple[Growth, State, Any]:
+        """The growth, and the grown weights and config, with the fault in them."""
         policies = Policies(**self.chosen(model.config, target))
         growth = plan_model(model.config, target, policies)
         table = parameters(growth.old, growth)
@@ -98,6 +100,11 @@ class Fault:
         config = config_of(model.config, growth)
         if self.config:
             self.config(config, growth)
+        return growth, new, config
+
+    def __call__(self, model: Any, target: Target) -> Any:
+        """The grown model, with the fault in it."""
+        growth, new, config = self.edited(model, target)
         grown = suppress(model_of(config, new, model), growth)
         grown = self.model(grown, model, growth) if self.model else grown
         if self.does:
@@ -217,13 +224,14 @@ def last_layer(pattern: str, factor: float) -> Callable[..., None]:
 
 
 def noise_in_new(pattern: str, dim: int, size: float) -> Callable[..., None]:
-    """Constant noise in the new entries of one dimension of a weight."""
+    """Constant noise in the new entries of one dimension of a weight, of each expert's."""
 
     def edit(new: State, old: State, growth: Growth) -> None:
         for name, w in new.items():
             if on(pattern, name) and name in old:
-                n = old[name].shape[dim]
-                w.narrow(dim, n, w.shape[dim] - n).fill_(size)
+                at = dim + max(0, w.ndim - 2)
+                n = old[name].shape[at]
+                w.narrow(at, n, w.shape[at] - n).fill_(size)
 
     return edit
 
@@ -349,7 +357,7 @@ def rope(**changes: Any) -> Callable[[Any, Growth], None]:
 
     def edit(config: Any, growth: Growth) -> None:
         new = {k: v(config, growth) if callable(v) else v for k, v in changes.items()}
-        old = config.rope_parameters
+        old = getattr(config, "rope_parameters", None)
         if not old:
             return
         nested = any(isinstance(v, dict) for v in old.values())
@@ -430,8 +438,9 @@ def shared_memory(grown: Any, model: Any, growth: Growth) -> Any:
 
 def shared_rope(grown: Any, model: Any, growth: Growth) -> Any:
     """The config's rope_parameters is the source's dict where its values agree."""
-    if grown.config.rope_parameters == model.config.rope_parameters:
-        grown.config.rope_parameters = model.config.rope_parameters
+    ropes = [getattr(m.config, "rope_parameters", None) for m in (grown, model)]
+    if ropes[0] and ropes[0] == ropes[1]:
+        grown.config.rope_parameters = ropes[1]
     return grown
 
 
@@ -602,7 +611,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="naive_output", says="o_proj padded at the end, not transposed into heads",
           law=ATTENTION, reason=attention("attention"),
           state=prefix(r"o\.weight")),
-    Fault(name="naive_bias", says="q, k, v biases padded at the end, weights right",
+    Fault(name="naive_bias", needs=("biases of q, k or v",), says="q, k, v biases padded at the end, weights right",
           law=PROJECTIONS, reason=attention("query|key|value"),
            state=prefix(r"[qkv]\.bias")),
     Fault(name="norm_unscaled", says="no √(D/D') on any norm weight",
@@ -610,20 +619,20 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="final_norm_unscaled", says="no √(D/D') on the final norm",
           law=NORMS, reason="^final_norm",
           table=rows(r"final_norm\.weight", scale=1.0)),
-    Fault(name="post_norm_unscaled", says="no √(D/D') on the norm before the MLP",
+    Fault(name="post_norm_unscaled", needs=("a norm before the MLP",), says="no √(D/D') on the norm before the MLP",
           law=NORMS, reason="mlp_norm",
           table=rows(r"mlp_norm\.weight", scale=1.0)),
     Fault(name="norm_inverse", says="√(D'/D) on the norms",
           law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: 1 / r.scale)),
     Fault(name="norm_linear", says="D/D' on the norms, without the root",
           law=NORMS, reason="norm", table=rows(NORM, scale=lambda r, g: r.scale**2)),
-    Fault(name="norm_bias_scaled", says="√(D/D') on the norm biases as well",
+    Fault(name="norm_bias_scaled", needs=("biases of norms",), says="√(D/D') on the norm biases as well",
           law=NORMS, reason="norm",
           table=rows(r".*_norm\.bias", scale=lambda r, g: wider(g) ** -0.5)),
-    Fault(name="q_scale_missing", says="no √(K'/K) on q",
+    Fault(name="q_scale_missing", needs=("scores over √K",), says="no √(K'/K) on q",
           law=SCORES, reason=attention("scores"),
           table=rows("q", scale=1.0)),
-    Fault(name="q_scale_inverse", says="√(K/K') on q",
+    Fault(name="q_scale_inverse", needs=("scores over √K",), says="√(K/K') on q",
           law=SCORES, reason=attention("scores"),
           table=rows("q", scale=lambda r, g: 1 / r.scale)),
     Fault(name="q_scale_twice", says="√(K'/K) on q and on k",
@@ -632,22 +641,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="q_scale_by_width", says="√(D'/D) on q instead of √(K'/K)",
           law=SCORES, reason=attention("scores"),
           table=rows("q", scale=lambda r, g: wider(g) ** 0.5)),
-    Fault(name="q_bias_unscaled", says="√(K'/K) on q's weight, not on its bias",
+    Fault(name="q_bias_unscaled", needs=("biases of q, k or v", "scores over √K"), says="√(K'/K) on q's weight, not on its bias",
           law=PROJECTIONS, reason=attention("query"),
            table=rows(r"q\.bias", scale=1.0)),
-    Fault(name="rotary_factor_ignored", says="partial_rotary_factor left as it was",
+    Fault(name="rotary_factor_ignored", needs=("partial rotary",), says="partial_rotary_factor left as it was",
           law=ROTARY,
           reason=attention("query_rotated|key_rotated") + "|turns pairs of lanes",
           config=rope(partial_rotary_factor=old_factor),
           model=rebuilt),
-    Fault(name="rotary_factor_truncated", says="a factor that int() cuts to fewer lanes",
+    Fault(name="rotary_factor_truncated", needs=("partial rotary",), says="a factor that int() cuts to fewer lanes",
           law=ROTARY, reason=attention("query_rotated|key_rotated"),
 
           config=lambda c, g: (
               rope(partial_rotary_factor=truncating_factor)(c, g)
               if not g.new.split and g.new.rotary.dims >= 2 else None),
           model=rebuilt),
-    Fault(name="article_recipe", says="the whole recipe: LayerNorm scaled, mean ignored",
+    Fault(name="article_recipe", needs=("LayerNorm",), says="the whole recipe: LayerNorm scaled, mean ignored",
           law=NORMS, reason="norm",
           options={"norm": "scaled"}),
     Fault(name="output_unpermuted_rows", says="o_proj grown like q, without the transpose",
@@ -657,7 +666,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="logits_divided", says="logits divided by D'/D, greedy text unchanged",
           law=HEAD, reason="logits",
           table=rows("head", scale=lambda r, g: 1 / wider(g))),
-    Fault(name="embedding_centred_rms", says="the embedding's mean removed under RMSNorm",
+    Fault(name="embedding_centred_rms", needs=("RMSNorm",), says="the embedding's mean removed under RMSNorm",
           law=LOGITS, reason="logits",
           state=lambda new, old, g: [
               w[:, : g.old.hidden].sub_(w[:, : g.old.hidden].mean(1, keepdim=True))
@@ -706,13 +715,13 @@ FAULTS: tuple[Fault, ...] = (
           state=lambda new, old, g: new["embed.weight"][0].mul_(1 + 1e-6)),
     Fault(name="eps_1e6", says="eps off by 1e-6",
           law=EPS, reason="norm", config=eps(1 + 1e-6), model=rebuilt),
-    Fault(name="scale_in_float32", says="√(K'/K) computed in float32",
+    Fault(name="scale_in_float32", needs=("scores over √K",), says="√(K'/K) computed in float32",
           law=SCORES, reason=attention("scores"),
           table=rows("q", scale=lambda r, g: float(torch.tensor(r.scale, dtype=torch.float32)))),
     Fault(name="norm_scale_in_float32", says="√(D/D') computed in float32",
           law=NORMS, reason="norm",
           table=rows(NORM, scale=lambda r, g: float(torch.tensor(r.scale, dtype=torch.float32)))),
-    Fault(name="weights_through_float32", says="float64 weights that went through float32",
+    Fault(name="weights_through_float32", needs=("gates",), says="float64 weights that went through float32",
           law=GATE, reason=attention("gate|up"),
           state=change(r"(expert_)?gate\.weight", lambda w, g: w.float())),
     Fault(name="weights_through_bf16", says="the embedding went through bf16",
@@ -726,42 +735,42 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="eps_stale_in_config", says="eps right in the modules, stale in the config",
           law=EPS, reason="norm", model=module_eps),
     # rotary
-    Fault(name="theta_unchanged", says="rope_theta not raised to K'/K",
+    Fault(name="theta_unchanged", needs=("full rotary",), says="rope_theta not raised to K'/K",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(rope_theta=g.old.rotary.theta)(c, g), model=rebuilt),
-    Fault(name="theta_inverse", says="rope_theta raised to K/K'",
+    Fault(name="theta_inverse", needs=("full rotary",), says="rope_theta raised to K/K'",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta ** (1 / taller(g)))(c, g), model=rebuilt),
-    Fault(name="theta_linear", says="rope_theta times K'/K (NTK by analogy)",
+    Fault(name="theta_linear", needs=("full rotary",), says="rope_theta times K'/K (NTK by analogy)",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta * taller(g))(c, g), model=rebuilt),
-    Fault(name="theta_rounded", says="rope_theta rounded to float32",
+    Fault(name="theta_rounded", needs=("full rotary",), says="rope_theta rounded to float32",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=float(torch.tensor(g.new.rotary.theta, dtype=torch.float32)))(c, g),
           model=rebuilt),
-    Fault(name="halves_together", says="rotary halves side by side in q and k",
+    Fault(name="halves_together", needs=("full rotary",), says="rotary halves side by side in q and k",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           state=halves_together("[qk]")),
-    Fault(name="halves_together_in_key", says="rotary halves parted in q, not in k",
+    Fault(name="halves_together_in_key", needs=("full rotary",), says="rotary halves parted in q, not in k",
           options=PARTED, law=PROJECTIONS, reason=attention("key"),
           state=halves_together("k")),
-    Fault(name="dynamic_ntk", says="dynamic rotary that differs past 16 tokens only",
+    Fault(name="dynamic_ntk", needs=("rotary embedding",), says="dynamic rotary that differs past 16 tokens only",
           law=test_decoder.test_transformers_agrees, reason="logits", config=ntk_beyond,
           model=rebuilt),
     # heads and groups
-    Fault(name="queries_by_head", says="query heads in order, though groups got more heads",
+    Fault(name="queries_by_head", needs=("shared keys",), says="query heads in order, though groups got more heads",
           law=PROJECTIONS, reason=attention("query"),
           state=queries_by_head),
     Fault(name="groups_rolled", says="old key/value heads behind the new ones",
           law=PROJECTIONS, reason=attention("key|value"),
           state=rolled_groups),
-    Fault(name="odd_head_dim", says="an odd head_dim loses its last value lane",
+    Fault(name="odd_head_dim", needs=("an odd head_dim",), says="an odd head_dim loses its last value lane",
           law=PROJECTIONS, reason=attention("value"),
           state=odd_lane_lost),
-    Fault(name="output_new_heads", says="o_proj reads new heads, 1e-6",
+    Fault(name="output_new_heads", needs=("shared keys",), says="o_proj reads new heads, 1e-6",
           law=ATTENTION, reason=attention("attention"),
           state=lambda new, old, g: [
               w.add_((w == 0) * 1e-6) for n, w in new.items()
@@ -775,15 +784,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="layers_reversed", says="old layers in the opposite order",
           law=LOGITS, reason="logits", state=reversed_layers),
     # LayerNorm
-    Fault(name="embedding_uncentred", says="every writer centred but the embedding",
+    Fault(name="embedding_uncentred", needs=("LayerNorm",), says="every writer centred but the embedding",
           law=LOGITS, reason="logits",  table=uncentred("embed")),
-    Fault(name="output_uncentred", says="every writer centred but o_proj",
+    Fault(name="output_uncentred", needs=("LayerNorm",), says="every writer centred but o_proj",
           law=ATTENTION, reason=attention("attention"),
           table=uncentred("o")),
-    Fault(name="down_uncentred", says="every writer centred but down_proj",
+    Fault(name="down_uncentred", needs=("LayerNorm",), says="every writer centred but down_proj",
           law=MLP, reason=attention("mlp"),
           table=uncentred("(expert_)?down")),
-    Fault(name="centred_by_new_width", says="the embedding's mean taken over D'",
+    Fault(name="centred_by_new_width", needs=("LayerNorm",), says="the embedding's mean taken over D'",
           law=EMBEDDING, reason="embedding",
           state=centred_by_new_width),
     # new entries that are not silent
@@ -797,7 +806,7 @@ FAULTS: tuple[Fault, ...] = (
           state=lambda new, old, g: [
               noise_in_new(r"(expert_)?(gate|up)\.weight", 0, 1.0)(new, old, g),
               noise_in_new(r"(expert_)?down\.weight", 1, 1e-6)(new, old, g)]),
-    Fault(name="norm_bias_new_lanes", says="norm biases of one in new lanes",
+    Fault(name="norm_bias_new_lanes", needs=("biases of norms",), says="norm biases of one in new lanes",
           law=NORMS, function=False,
         reason="norm",
           state=noise_in_new(r".*_norm\.bias", 0, 1.0)),
@@ -805,19 +814,19 @@ FAULTS: tuple[Fault, ...] = (
           law=test_hygiene.test_everything_is_finite, reason="NaN", function=False,
           state=noise_in_new(r"head\.weight", 1, math.nan)),
     # what is at its default in a fresh model
-    Fault(name="value_bias_lost", says="v's bias left at zero",
+    Fault(name="value_bias_lost", needs=("biases of q, k or v",), says="v's bias left at zero",
           law=PROJECTIONS, reason=attention("value"),
           state=change(r"v\.bias", lambda w, g: w * 0)),
-    Fault(name="output_bias_lost", says="o's bias left at zero",
+    Fault(name="output_bias_lost", needs=("a bias of o",), says="o's bias left at zero",
           law=ATTENTION, reason=attention("attention"),
           state=change(r"o\.bias", lambda w, g: w * 0)),
-    Fault(name="up_bias_lost", says="up's bias left at zero",
+    Fault(name="up_bias_lost", needs=("a bias of up",), says="up's bias left at zero",
           law=GATE, reason=attention("up"),
           state=change(r"up\.bias", lambda w, g: w * 0)),
-    Fault(name="down_bias_lost", says="down's bias left at zero",
+    Fault(name="down_bias_lost", needs=("a bias of down",), says="down's bias left at zero",
           law=MLP, reason=attention("mlp"),
           state=change(r"down\.bias", lambda w, g: w * 0)),
-    Fault(name="norm_bias_lost", says="LayerNorm's bias left at zero",
+    Fault(name="norm_bias_lost", needs=("biases of norms",), says="LayerNorm's bias left at zero",
           law=NORMS, reason="norm",
           state=change(r".*_norm\.bias", lambda w, g: w * 0)),
     Fault(name="norm_weight_ones", says="norm weights left at one",
@@ -826,7 +835,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="mlp_scaled", says="down_proj times F/F', as if it were a mean",
           law=MLP, reason=attention("mlp"),
           table=rows(r"(expert_)?down\.weight", scale=lambda r, g: g.old.mlp / g.new.mlp)),
-    Fault(name="gate_is_up", says="gate and up exchanged",
+    Fault(name="gate_is_up", needs=("gates",), says="gate and up exchanged",
           law=GATE, reason=attention("gate|up"),
           state=swapped("gate.weight", "up.weight")),
     # hygiene
@@ -839,7 +848,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="memory_shared", says="tensors that did not grow are the source's own",
           law=test_hygiene.test_nothing_is_shared, reason="shares its memory", function=False,
           model=shared_memory),
-    Fault(name="rope_shared", says="rope_parameters is one dict in both configs",
+    Fault(name="rope_shared", needs=("rotary embedding",), says="rope_parameters is one dict in both configs",
           law=test_hygiene.test_nothing_is_shared, reason="share rope_parameters", function=False,
           model=shared_rope),
     Fault(name="generation_shared", says="one generation config for both models",
@@ -858,9 +867,11 @@ FAULTS: tuple[Fault, ...] = (
           law=test_hygiene.test_dropout_is_kept, reason="attention_dropout|0.125", function=False,
           config=setting(attention_dropout=0.0)),
     Fault(name="activation_reset", says="hidden_act back at its default",
-          law=test_hygiene.test_sizes_are_those_asked_for, reason="hidden_act",
-          config=setting(hidden_act="silu"), model=rebuilt),
-    Fault(name="positions_reset", says="max_position_embeddings back at its default",
+          law=test_hygiene.test_sizes_are_those_asked_for, reason="hidden_act|activation_function",
+          config=setting(**dict.fromkeys(
+              ("hidden_act", "hidden_activation", "activation_function"), "silu")),
+          model=rebuilt),
+    Fault(name="positions_reset", needs=("rotary embedding",), says="max_position_embeddings back at its default",
           law=test_hygiene.test_sizes_are_those_asked_for, reason="max_position_embeddings",
           function=False, config=setting(max_position_embeddings=2048)),
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
@@ -883,7 +894,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="subnormals_flushed", function=False, says="subnormal numbers become zero",
           law=ROUNDING, reason="when grown in float64", state=d.flushed),
     # weights as tidy as real ones
-    Fault(name="zero_biases_filled", function=False, says="a bias that is zero is taken for one unset",
+    Fault(name="zero_biases_filled", needs=("biases of q, k or v",), function=False, says="a bias that is zero is taken for one unset",
           law=LOGITS, reason="logits", state=d.where(
               r"[qkvo]\.bias|up\.bias|down\.bias", lambda w: not w.any(), 0.5)),
     Fault(name="unit_norms_kept", function=False, says="norms that are one are not scaled",
@@ -904,7 +915,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="wrong_where_frozen", function=False, says="q off by 1e-3 where part of the model is frozen",
           law=TWICE, reason="in another state",
           model=d.in_state(lambda m: not all(p.requires_grad for p in m.parameters()))),
-    Fault(name="wrong_under_sdpa", function=False, says="q off by 1e-3 where attention is sdpa",
+    Fault(name="wrong_under_sdpa", needs=("sdpa",), function=False, says="q off by 1e-3 where attention is sdpa",
           law=TWICE, reason="in another state",
           model=d.in_state(lambda m: m.config._attn_implementation == "sdpa")),
     Fault(name="wrong_without_gradients", function=False, says="q off by 1e-3 under torch.no_grad",
@@ -916,6 +927,9 @@ FAULTS: tuple[Fault, ...] = (
     # what is done to the world
     *(Fault(name=name, says=says, law=WORLD, reason=reason, function=False, does=does)
       for name, says, reason, does in d.WORLD),
+    Fault(name="source_attention", needs=("sdpa",), law=WORLD, function=False,
+          says="the source's attention implementation is changed",
+          reason="attention implementation", does=d.other_attention),
     *(Fault(name=f"{whose}_seeded", says=f"{said} generator is seeded", law=TWICE,
             reason=f"{said} generator was seeded", function=False, does=does)
       for whose, said, does in d.SEEDS),
@@ -947,11 +961,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="entry_dropped", says="a config entry that is not transformers' is dropped",
           law=CONFIGS, reason="config.note is gone", function=False,
           config=lambda c, g: vars(c).pop("note", None)),
-    Fault(name="rope_key_added", says="a rotary field that the source has not",
+    Fault(name="rope_key_added", needs=("rotary embedding",), says="a rotary field that the source has not",
           law=CONFIGS, reason="rope_parameters of factor", function=False,
           config=rope(factor=1.0)),
-    Fault(name="layer_types_stale", says="layer_types is not extended",
-          law=CONFIGS, reason="layer_types", function=False, config=d.layer_types_stale),
+    Fault(name="layer_types_stale", needs=("types of layers",), says="layer_types is not extended",
+          law=CONFIGS, reason="layer_types", function=False, model=d.layer_types_stale),
     Fault(name="not_contiguous", says="weights come back as transposed views",
           law=MANNERS, reason="contiguous", function=False, model=d.not_contiguous),
     Fault(name="one_memory", says="all weights are views of one piece of memory",
@@ -982,26 +996,26 @@ FAULTS: tuple[Fault, ...] = (
            function=False,
           model=lambda grown, model, g: drop_layers(grown, g)),
     # key/value heads repeated, query heads dealt out over the copies
-    Fault(name="dealt_in_a_row", says="query heads dealt out with all room at the very end",
+    Fault(name="dealt_in_a_row", needs=("shared keys",), says="query heads dealt out with all room at the very end",
           law=PROJECTIONS, reason=attention("query"), with_features=DEALT,
           state=fitting.moved_heads(fitting.in_a_row)),
-    Fault(name="dealt_share_lost", says="shares rounded down, so that the last heads are lost",
+    Fault(name="dealt_share_lost", needs=("shared keys",), says="shares rounded down, so that the last heads are lost",
           law=PROJECTIONS, reason=attention("query"), with_features=DEALT,
           state=fitting.moved_heads(fitting.rounded_down)),
-    Fault(name="copies_tiled", says="key/value heads repeated as 0 1 0 1, not as 0 0 1 1",
+    Fault(name="copies_tiled", needs=("shared keys",), says="key/value heads repeated as 0 1 0 1, not as 0 0 1 1",
           law=PROJECTIONS, reason=attention("key|value"), with_features=DEALT,
           state=fitting.copies(fitting.tiled)),
-    Fault(name="copies_empty", says="the copies of a key/value head are zeros but the first",
+    Fault(name="copies_empty", needs=("shared keys",), says="the copies of a key/value head are zeros but the first",
           law=PROJECTIONS, reason=attention("key|value"), with_features=DEALT,
           state=fitting.copies(fitting.first_alone)),
     # new lanes between the old ones
-    Fault(name="between_theta", says="rope_theta raised though new lanes lie between",
+    Fault(name="between_theta", needs=("full rotary",), says="rope_theta raised though new lanes lie between",
           law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: (
               rope(rope_theta=g.old.rotary.theta ** taller(g))(c, g)
               if g.between > 1 else None),
           model=rebuilt),
-    Fault(name="between_in_query", says="new lanes between a query's, behind a key's halves",
+    Fault(name="between_in_query", needs=("full rotary",), says="new lanes between a query's, behind a key's halves",
           law=PROJECTIONS, reason=attention("key"), state=fitting.parted_keys),
     # neurons in blocks, layers anywhere
     Fault(name="spread_inside", says="zeros inside an old block, not behind it",
@@ -1031,7 +1045,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="vocab_chosen", says="new tokens are not suppressed",
           law=CHOSEN, reason="a new token has", with_features=VOCAB, function=False,
           model=fitting.suppressing(lambda told, g: None)),
-    Fault(name="vocab_first_chosen", says="of the new tokens the first is not suppressed",
+    Fault(name="vocab_first_chosen", needs=("a head without a bias",), says="of the new tokens the first is not suppressed",
           law=CHOSEN, reason="a new token has", with_features=VOCAB, function=False,
           model=fitting.suppressing(lambda told, g: [
               token for token in told if token != g.old.vocab])),

@@ -177,7 +177,7 @@ OPTIONS: dict[str, Line] = {
     "gemma": lambda o: o.act() | o.rope() | o.tied() | o.attention_bias(),
     "gemma2": lambda o: gemma2(o) | o.rope(),
     "gemma3_text": gemma3,
-    "phi": lambda o: o.act() | o.partial(),
+    "phi": lambda o: o.act() | o.partial() | o.tied(),
     "phi3": lambda o: o.act() | o.partial() | o.tied() | o.window(),
     "olmo2": lambda o: o.act() | o.rope() | o.tied() | o.attention_bias(),
     "olmo3": lambda o: o.act() | o.ropes() | o.tied() | o.layer_types()

@@ -173,8 +173,9 @@ def old_sizes(
         if shared
         else 1
     )
-    # even lanes for rotary pairs; a partial rotary passes odd ones by
-    small = (2, 3, 4, 5, 8) if fields.partial else (2, 4, 6, 8)
+    # even lanes for rotary pairs; a partial rotary, or none, passes odd ones by
+    turned = "positions" not in fields.sizes and not fields.partial
+    small = (2, 4, 6, 8) if turned else (2, 3, 4, 5, 8)
     head_dim = draw(st.sampled_from(small))
     if real == "head_dim":
         head_dim = within(real, 0, 0) // 2 * 2

@@ -64,6 +64,10 @@ ARTEFACTS: dict[str, Artefact] = {
         ("properties/power/power.json",),
         ("python -m growproof.cli power --smallest --json properties/power/power.json",),
         minutes=25),
+    "everywhere": Artefact(
+        ("properties/power/by_family.json",),
+        ("python -m growproof.cli power --families --json properties/power/by_family.json",),
+        minutes=25),
     "sensitivity": Artefact(
         ("properties/power/sensitivity.md",),
         ("python -m properties.power.sensitivity",), minutes=2),

@@ -84,5 +84,6 @@ def test_no_known_good_grower_is_rejected(tmp_path: Path) -> None:
     assert isinstance(record, dict)
     assert record["alarms"] == []
     assert code == 0
-    assert record["examples"] > 300
+    assert record["examples"] > 200  # some laws ask for fewer
+    assert record["families"] == 2
     assert len(record["by_grower"]) > 12

@@ -86,6 +86,10 @@ def windowed(c: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
 
 def layer_types(c: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
     """Sliding or full attention by layer_types, with frequencies of its own if given."""
+    if i >= len(c.layer_types):
+        raise GrowthError(
+            f"layer {i} has no type: layer_types has {len(c.layer_types)}"
+        )
     kind = c.layer_types[i]
     if kind not in ("full_attention", "sliding_attention"):
         raise GrowthError(f"layer {i} is of type {kind!r}, which the clone has not")
