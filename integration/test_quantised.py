@@ -241,9 +241,10 @@ def public(kind: str, directory: Path) -> dict[str, Tensor]:
     else:
         converter = AutoAWQConverter(group_size=1)
         tensors = of_gptq(tensors)
-    (scheme,) = converter.update_config(None).config_groups.values()
+    said_by_it: Any = converter.update_config(None)
+    (scheme,) = said_by_it.config_groups.values()
     scheme.weights.num_bits = said["bits"]
-    compressor = BaseCompressor.get_value_from_registry(scheme.format)
+    compressor: Any = BaseCompressor.get_value_from_registry(scheme.format)
     names = compressor.compression_param_names(scheme)
     found = dict[str, Tensor]()
     for name in [n for n in tensors if n.endswith(names[0])]:

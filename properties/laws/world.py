@@ -299,7 +299,9 @@ def full_of_nan(make: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def filled() -> Iterator[None]:
     """Fresh memory is full of NaN, torch's and NumPy's."""
-    numpys = {name: full_of_nan(getattr(np, name)) for name in ("empty", "empty_like")}
+    numpys: Any = {
+        name: full_of_nan(getattr(np, name)) for name in ("empty", "empty_like")
+    }
     with kept(), mock.patch.multiple(np, **numpys):
         torch.use_deterministic_algorithms(True, warn_only=True)
         yield

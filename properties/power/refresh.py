@@ -74,6 +74,18 @@ ARTEFACTS: dict[str, Artefact] = {
     "ladder": Artefact(
         ("integration/results/ladder-cpu.json", "integration/results/ladder-cpu.svg"),
         ("python -m integration.ladder --write",), minutes=10),
+    "ladder-gpu": Artefact(  # on one, whose name is in those of the files
+        ("integration/results/ladder-nvidia-h200.json",
+         "integration/results/ladder-nvidia-h200.svg",
+         "integration/results/ladder-stablelm_2_1_6b-nvidia-h200.json",
+         "integration/results/ladder-stablelm_2_1_6b-nvidia-h200.svg"),
+        ("python -m integration.ladder --write",
+         "python integration/train.py stablelm_2_1_6b --device cuda",
+         "python -m integration.ladder --stablelm build/stablelm_2_1_6b --write"),
+        minutes=60),
+    "scaling": Artefact(
+        ("integration/results/scaling.json", "integration/results/scaling.svg"),
+        ("python -m integration.scaling --write",), minutes=60),
     "gallery": Artefact(
         ("integration/results/others/README.md",
          *(f"integration/results/others/{name}.json" for name in OTHERS)),
