@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..laws.grown import behind
 from . import fitting
-from .known_bad import on, rows, taller
+from .known_bad import on, rows
 
 State = dict[str, Tensor]
 ALL = ("lossless", "zero_padding", "hygiene")
@@ -93,20 +93,22 @@ def scaled_writers(model: Any, target: Mapping[str, int]) -> Any:
 
 
 def scale_on_keys(model: Any, target: Mapping[str, int]) -> Any:
-    """√(K'/K) on k instead of q."""
-    growth = plan_model(model.config, target)
-    table = parameters(growth.old, growth)
-    table = rows("q", scale=1.0)(table, growth)
-    table = rows("k", scale=lambda r, g: math.sqrt(taller(g)))(table, growth)
-    return finish(model, growth, grow_state(state_of(model), growth, table))
+    """The q scale, √(K'/K) where scores are over √K, on k instead of q."""
+    return score_scaled(model, target, query=0.0)
 
 
 def scale_shared(model: Any, target: Mapping[str, int]) -> Any:
-    """⁴√(K'/K) on q and on k."""
+    """The root of the q scale, ⁴√(K'/K), on q and on k."""
+    return score_scaled(model, target, query=0.5)
+
+
+def score_scaled(model: Any, target: Mapping[str, int], query: float) -> Any:
+    """What q is scaled by more than k, with this power on q and the rest of it on k."""
     growth = plan_model(model.config, target)
-    table = rows("[qk]", scale=lambda r, g: taller(g) ** 0.25)(
-        parameters(growth.old, growth), growth
-    )
+    table = parameters(growth.old, growth)
+    q, k = (table[f"layers.{{layer}}.{part}.weight"].scale for part in "qk")
+    table = rows("q", scale=k * (q / k) ** query)(table, growth)
+    table = rows("k", scale=k * (q / k) ** (1 - query))(table, growth)
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 

@@ -229,14 +229,23 @@ class Grown:
         )
 
     def unlike(self, i: int, j: int) -> float:
-        """How far the sizes of layer j's weights are from those of the old layer i."""
-        prefix = f"layers.{i}."
+        """How far the sizes of layer j's weights are from those of the old layer i.
+
+        Infinite where one has an MLP and the other has experts.
+        """
+        old, new = f"layers.{i}.", f"layers.{j}."
+        names = [
+            name.removeprefix(old)
+            for name in self.old_state
+            if name.startswith(old) and name.endswith(("up.weight", "v.weight"))
+        ]
+        if not all(new + name in self.state for name in names):
+            return math.inf
         return sum(
             abs(
-                float(w.norm() - self.state[f"layers.{j}.{name[len(prefix) :]}"].norm())
+                float(self.old_state[old + name].norm() - self.state[new + name].norm())
             )
-            for name, w in self.old_state.items()
-            if name.startswith(prefix) and name.endswith(("up.weight", "v.weight"))
+            for name in names
         )
 
     def row(self, tap: str) -> Row:
