@@ -103,12 +103,13 @@ def scale_shared(model: Any, target: Mapping[str, int]) -> Any:
 
 
 def score_scaled(model: Any, target: Mapping[str, int], query: float) -> Any:
-    """What q is scaled by more than k, with this power on q and the rest of it on k."""
+    """The q scale with this power on q and the rest of it on k, where neither is normed."""
     growth = plan_model(model.config, target)
     table = parameters(growth.old, growth)
-    q, k = (table[f"layers.{{layer}}.{part}.weight"].scale for part in "qk")
-    table = rows("q", scale=k * (q / k) ** query)(table, growth)
-    table = rows("k", scale=k * (q / k) ** (1 - query))(table, growth)
+    if not growth.old.qk_norm:
+        scale = table["layers.{layer}.q.weight"].scale
+        table = rows("q", scale=scale**query)(table, growth)
+        table = rows("k", scale=scale ** (1 - query))(table, growth)
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 
