@@ -15,7 +15,7 @@ import torch
 from growproof.growth import Growth, layers_before, layers_map
 from growproof.models import plan_model
 from growproof.padding import grow_state
-from growproof.table import layer_of, template_of
+from growproof.table import layer_of, parameters, template_of
 from torch import Tensor
 
 from ..laws.strategies import behind_every, blocks
@@ -61,9 +61,12 @@ def moved_heads(
         now = [(g * m + r // share) * room + r % share for g, r in heads]
         then = [place(g, r, growth) for g, r in heads]
         kept = [i for i, at in enumerate(then) if at is not None]
+        table = parameters(growth.old, growth)
         for name, w in new.items():
-            if m > 1 and name in old and on(r"q|q_norm|o\.weight", name):
-                dim = 1 if on("o", name) else 0
+            axes = table[template_of(name)].axes
+            for dim in [i for i, axis in enumerate(axes) if axis in ("query", "head")]:
+                if m == 1 or name not in old:
+                    continue
                 by_head = w.unflatten(dim, (growth.new.heads, -1))
                 moved = by_head.index_select(dim, torch.tensor([now[i] for i in kept]))
                 at = torch.tensor([then[i] for i in kept])
