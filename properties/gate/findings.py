@@ -21,7 +21,8 @@ from ..laws.domain import CONFIG_NAME, table
 from ..laws.examples import Example
 from ..laws.models import Case
 from ..laws.registry import Item, Law, zero_padding
-from . import evidence, explain, replay
+from . import explain, replay
+from .causes import causes
 from .judged import Judged
 from .loading import DEFAULT
 from .verdict import same_but_numbers, same_fault
@@ -136,7 +137,7 @@ def caused(case: Case, judged: Judged, *, padded: bool) -> list[str]:
 
     def there(state: Mapping[str, Any]) -> list[str]:
         source = sources(case, state)
-        return evidence.causes(source, judged.grower, case.target, padded=padded)
+        return causes(source, judged.grower, case.target, padded=padded)
 
     found = there(seen)
     odd = {name: seen[name] for name in USUAL if seen and seen[name] != USUAL[name]}
