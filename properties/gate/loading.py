@@ -22,7 +22,9 @@ from transformers import AutoModelForCausalLM
 
 from ..errors import ledger
 from ..laws.domain import DOMAIN
+from ..laws.models import Case
 from ..laws.patches import note_models
+from ..laws.strategies import smallest
 from .guarded import guarded, refuse_meta, undisturbed
 
 DEFAULT = "growproof:grow"
@@ -189,3 +191,23 @@ def like(grown: Any, model: Any) -> Any:
     for name, p in grown.named_parameters():
         p.requires_grad_(name not in frozen)
     return grown.train(model.training)
+
+
+def probe(grower: Grower) -> list[tuple[Case, Any]]:
+    """The smallest model of a family, grown: the grower's first call, for a law to judge.
+
+    Raises BrokenGrower if none grows.
+    """
+    reasons = []
+    for case in smallest():
+        try:
+            grown = grower(case.model(), dict(case.target))
+            return [(case, grown)]
+        except NotImplementedError:  # declined, which is not broken
+            return []
+        except Exception as error:
+            reasons.append(f"{case.family}: {type(error).__name__}: {error}")
+    raise BrokenGrower(
+        f"{grower.name} is broken, not wrong: it raises on the smallest models, "
+        + "; ".join(reasons)
+    )

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import gc
 import importlib.metadata
@@ -20,135 +19,28 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import settings
 from hypothesis.errors import Unsatisfiable
 from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import DOMAIN, USUAL, known_families
+from ..laws.domain import DOMAIN, known_families
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.models import Case
 from ..laws.registry import PROMISES, law_of, reference
-from ..laws.strategies import profile, smallest
+from ..laws.strategies import profile
 from ..laws.world import kept
-from . import findings, guarded, score, verdict, xfails
-from .domain import FEATURES, MORE, OURS, UnknownName, narrow
+from . import findings, guarded, options, score, verdict, xfails
+from .domain import MORE, OURS, UnknownName, narrow
 from .judged import Judged
-from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower
+from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower, probe
 
 SUITE = __name__.rsplit(".", 2)[0]  # properties, or growproof.properties
 pytest_plugins = (f"{SUITE}.errors.plugin",)
 
-MARKERS = {
-    "law": "a property that is claimed, declared by @law",
-    # xdist's own, for where it is not installed
-    "xdist_group(name)": "tests that one worker runs, for what they share is dear",
-    "needs(*features)": "the law is for growers that claim these promises or features",
-    **{p.name: p.says for p in (*PROMISES.values(), reference)},
-}
-# Every field is set, so that nothing of Hypothesis's own `ci` profile leaks in.
-COMMON: dict[str, Any] = {
-    "deadline": None,
-    "print_blob": False,
-    "report_multiple_bugs": False,
-    "stateful_step_count": 50,
-    "verbosity": Verbosity.normal,
-    "backend": "hypothesis",
-    "suppress_health_check": (
-        HealthCheck.too_slow,  # a law builds whole models
-        HealthCheck.filter_too_much,  # a grower may decline most of what is drawn
-        HealthCheck.differing_executors,
-    ),
-}
-settings.register_profile(
-    "quick",
-    max_examples=12,
-    derandomize=True,
-    database=None,
-    phases=(Phase.explicit, Phase.generate),  # a cause is made small, not each law
-    **COMMON,
-)
-settings.register_profile(
-    "thorough",
-    max_examples=1000,
-    derandomize=False,
-    database=settings.get_profile("default").database,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target),
-    **COMMON,
-)
-settings.load_profile("quick")
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("growproof")
-    group.addoption(
-        "--grower",
-        metavar="MODULE:CALLABLE",
-        default=os.environ.get("GROWPROOF_GROWER"),
-        help="the grower under test, e.g. mypackage.grow:grow or grow.py:grow (default: "
-        f"$GROWPROOF_GROWER, else {DEFAULT})",
-    )
-    group.addoption(
-        "--grower-command",
-        metavar="COMMAND",
-        help="a program as the grower, e.g. "
-        "'mygrow {source} {destination} {target_json}' on checkpoint directories",
-    )
-    group.addoption(
-        "--grower-timeout",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="the most that one growth may take, of --grower-command or where the run "
-        "is isolated (default: 60)",
-    )
-    group.addoption(
-        "--isolate",
-        action=argparse.BooleanOptionalAction,
-        help="of `growproof check`: end the run where one growth takes longer than that, "
-        "or the grower ends its process (default where $CI is set)",
-    )
-    group.addoption(
-        "--without",
-        action="append",
-        default=[],
-        metavar="FEATURE",
-        help="what the grower does not claim, e.g. --without layers,biases, of: "
-        f"{', '.join(FEATURES)}",
-    )
-    group.addoption(
-        "--with",
-        action="append",
-        default=[],
-        dest="with_features",
-        metavar="FEATURE",
-        help=f"what it claims beyond the core, of: {', '.join(MORE)}",
-    )
-    group.addoption(
-        "--family",
-        action="append",
-        default=[],
-        metavar="FAMILY",
-        help="the families that the grower is for, e.g. qwen2,gemma2 (default: "
-        f"{', '.join(USUAL)}; all for {DEFAULT}), of: {', '.join(known_families())}",
-    )
-    group.addoption(
-        "--xfails",
-        metavar="FILE",
-        help="expected failures, a line each: law | reason | link | expires | ceiling",
-    )
-    group.addoption(
-        "--write-xfails",
-        metavar="FILE",
-        help="write this run's failures as such a file",
-    )
-    group.addoption(
-        "--repro-dir",
-        metavar="DIR",
-        help="write a stand-alone script for each failure there",
-    )
+pytest_addoption = options.add_options
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -157,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "laws take the Hypothesis profile of their import: it came too early"
         )
     settings.load_profile(config.option.hypothesis_profile or "quick")
-    for name, text in MARKERS.items():
+    for name, text in options.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
     logging.disable_progress_bar()
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
@@ -277,7 +169,7 @@ class Gate:
             problem = entry.problem(known, today)
             if problem:
                 items.append(
-                    StaleXfail.from_parent(session, name=entry.law, problem=problem)
+                    xfails.Stale.from_parent(session, name=entry.law, problem=problem)
                 )
 
     def left_out_by(self, item: pytest.Item) -> str | None:
@@ -327,10 +219,10 @@ class Gate:
             report.user_properties.append(("share", share))
         if report.failed and call.excinfo is not None:
             self.tell(item, call.excinfo.value, report)
-        if isinstance(item, StaleXfail):
-            outdated(report, str(report.longrepr))
+        if isinstance(item, xfails.Stale):
+            xfails.outdated(report, str(report.longrepr))
         elif entry is not None:
-            expect(report, entry)
+            xfails.expect(report, entry)
         return report
 
     def tell(
@@ -473,45 +365,6 @@ def summed(deselected: Counter[str]) -> list[tuple[str, int]]:
     return found.most_common()
 
 
-class StaleXfail(pytest.Item):
-    """An expected failure that is none any more."""
-
-    problem = ""
-
-    def __init__(self, *, problem: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.problem = problem
-
-    def runtest(self) -> None:
-        pytest.fail(f"expected failure {self.problem}", pytrace=False)
-
-    def reportinfo(self) -> tuple[Path, None, str]:
-        return self.config.rootpath, None, f"xfails::{self.name}"
-
-
-def outdated(report: pytest.TestReport, why: str) -> None:
-    """Fail the report of an entry that must be mended, and say why."""
-    report.outcome = "failed"
-    report.user_properties.append(("outdated", why))
-
-
-def expect(report: pytest.TestReport, entry: xfails.Expected) -> None:
-    """The report of an item that was expected to fail."""
-    if report.passed:
-        why = f"{entry.law} was expected to fail ({entry.reason}), and passes: remove its line"
-        report.longrepr = why
-        outdated(report, why)
-        return
-    ratio = float(dict(report.user_properties).get("ratio", math.nan))  # pyright: ignore[reportArgumentType]
-    if entry.ceiling is not None and not ratio <= entry.ceiling:
-        why = f"worse than its ceiling: {ratio:.3g} > {entry.ceiling:.3g}"
-        report.sections.append(("expected failure", why))
-        outdated(report, f"{entry.law} got {why}")
-        return
-    report.outcome = "skipped"
-    report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def relabel(item: pytest.Item) -> None:
     """Mark what replays a law with the promise of that law, not of the corpus."""
     own = law_of(getattr(item, "function", None))
@@ -534,26 +387,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def probe(grower: Grower) -> list[tuple[Case, Any]]:
-    """The smallest model of a family, grown: the grower's first call, for a law to judge.
-
-    Raises BrokenGrower if none grows.
-    """
-    reasons = []
-    for case in smallest():
-        try:
-            grown = grower(case.model(), dict(case.target))
-            return [(case, grown)]
-        except NotImplementedError:  # declined, which is not broken
-            return []
-        except Exception as error:
-            reasons.append(f"{case.family}: {type(error).__name__}: {error}")
-    raise BrokenGrower(
-        f"{grower.name} is broken, not wrong: it raises on the smallest models, "
-        + "; ".join(reasons)
-    )
 
 
 def reference_grow(case: Any, **options: Any) -> Grown:

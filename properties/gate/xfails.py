@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
+from typing import Any
 
+import pytest
 from growproof.reading import BadInput, text_in
 
 
@@ -105,3 +107,45 @@ def dump(entries: Iterable[Expected], path: Path) -> None:
             file.write(text)
     except FileExistsError as error:
         raise XfailError(f"{path} exists: name another file, or remove it") from error
+
+
+# --- in a run -------------------------------------------------------------------------
+
+
+class Stale(pytest.Item):
+    """An expected failure that is none any more."""
+
+    problem = ""
+
+    def __init__(self, *, problem: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.problem = problem
+
+    def runtest(self) -> None:
+        pytest.fail(f"expected failure {self.problem}", pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        return self.config.rootpath, None, f"xfails::{self.name}"
+
+
+def outdated(report: pytest.TestReport, why: str) -> None:
+    """Fail the report of an entry that must be mended, and say why."""
+    report.outcome = "failed"
+    report.user_properties.append(("outdated", why))
+
+
+def expect(report: pytest.TestReport, entry: Expected) -> None:
+    """The report of an item that was expected to fail."""
+    if report.passed:
+        why = f"{entry.law} was expected to fail ({entry.reason}), and passes: remove its line"
+        report.longrepr = why
+        outdated(report, why)
+        return
+    ratio = float(dict(report.user_properties).get("ratio", math.nan))  # pyright: ignore[reportArgumentType]
+    if entry.ceiling is not None and not ratio <= entry.ceiling:
+        why = f"worse than its ceiling: {ratio:.3g} > {entry.ceiling:.3g}"
+        report.sections.append(("expected failure", why))
+        outdated(report, f"{entry.law} got {why}")
+        return
+    report.outcome = "skipped"
+    report.wasxfail = entry.reason  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..gate.domain import FEATURES
 from ..gate.loading import DEFAULT
-from ..gate.plugin import FEATURES
 from ..growers import known_good
 from ..growers.known_good import GROWERS, REFERENCE, Good
 from ..laws.registry import PROMISES
