@@ -349,9 +349,9 @@ def test_an_interrupted_write_leaves_what_was_there(
 
 
 @contextmanager
-def one_at_a_time(memory: int) -> Generator[SimpleNamespace]:
-    """As `streaming.workers`, in this thread."""
-    yield SimpleNamespace(map=map)
+def one_at_a_time(memory: int) -> Generator[tuple[SimpleNamespace, int]]:
+    """As `streaming.workers`, in this thread, a block at a time."""
+    yield SimpleNamespace(map=map), 1
 
 
 def emptied(source: Path, path: Path, **files: bytes) -> Path:

@@ -83,9 +83,6 @@ ARTEFACTS: dict[str, Artefact] = {
          "python integration/train.py stablelm_2_1_6b --device cuda",
          "python -m integration.ladder --stablelm build/stablelm_2_1_6b --write"),
         minutes=60),
-    "scaling": Artefact(
-        ("integration/results/scaling.json", "integration/results/scaling.svg"),
-        ("python -m integration.scaling --write",), minutes=60),
     "gallery": Artefact(
         ("integration/results/others/README.md",
          *(f"integration/results/others/{name}.json" for name in OTHERS)),
