@@ -66,6 +66,10 @@ class Kernel:
         """Its name in test ids."""
         return f"{self.name}-{self.device}"
 
+    def takes(self, head_dim: int) -> bool:
+        """Whether it has that head_dim."""
+        return head_dim % self.multiple == 0
+
     def missing(self) -> str | None:
         """Why it cannot run here and what would change that, or None if it can."""
         if self.device == "cuda" and not torch.cuda.is_available():

@@ -36,7 +36,16 @@ from properties.errors.environment import environment
 from . import kernels
 from .kernels import DTYPES, KERNELS, Kernel, cast
 from .picture import picture
-from .steps import ALONE, ARTICLE_ORIGINAL, STEPS, Step, grown, label, tolerance
+from .steps import (
+    ALONE,
+    ARTICLE_ORIGINAL,
+    STEPS,
+    Step,
+    grown,
+    head_dim,
+    label,
+    tolerance,
+)
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "stablelm"
@@ -175,14 +184,8 @@ def column(
     truth = truth_of(subject, dtype, kernel.device)
     model = cast(subject.model, dtype, kernel.device)
     cells = {}
-    for row in rows:
+    for row in (r for r in rows if kernel.takes(head_dim(model.config, r))):
         larger = grown(model, row)
-        if (
-            larger.config.hidden_size
-            // larger.config.num_attention_heads
-            % kernel.multiple
-        ):
-            continue
         cells[row] = measured(forward(larger, tokens, kernel), tokens, truth)
         del larger
     return Column(

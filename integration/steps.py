@@ -186,6 +186,12 @@ def targets(config: Any) -> dict[int, dict[str, int]]:
     }
 
 
+def head_dim(config: Any, row: Step) -> int:
+    """That of the grown model."""
+    target = targets(config)[row.solution]
+    return target["hidden_size"] // target["num_attention_heads"]
+
+
 def grown(model: Any, row: Step) -> Any:
     """`model` grown by the right table with the lines of `row.omits` undone."""
     target = targets(model.config)[row.solution]

@@ -46,7 +46,7 @@ def requires(kernel: Kernel, head_dim: int = 64) -> None:
     """Skip, with what is missing, where the kernel cannot run."""
     if reason := kernel.missing():
         pytest.skip(reason)
-    if head_dim % kernel.multiple:
+    if not kernel.takes(head_dim):
         pytest.skip(
             f"{kernel.name} takes multiples of {kernel.multiple}, not {head_dim}"
         )

@@ -83,6 +83,7 @@ WITHHELD = (
     14  # one line of the licence in so many is never a target; see licence_labels
 )
 
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 RECIPES = {
     "stablelm": Recipe(
         family="StableLm",
@@ -95,11 +96,7 @@ RECIPES = {
             "num_key_value_heads": 4,
             "use_qkv_bias": True,
             "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.25,
-            },
+            "rope_parameters": ROPE | {"partial_rotary_factor": 0.25},
         },
         steps=900,
         lengths=(512, 1024, 512, 2048, 512, 1024, 512, 4096),
@@ -120,11 +117,7 @@ RECIPES = {
             "qk_layernorm": True,
             "use_parallel_residual": True,
             "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-            },
+            "rope_parameters": ROPE | {"partial_rotary_factor": 0.5},
         },
         steps=1200,
         lengths=(512, 1024, 512, 2048),
@@ -142,11 +135,7 @@ RECIPES = {
             "num_key_value_heads": 32,
             "use_qkv_bias": True,
             "max_position_embeddings": 4096,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.25,
-            },
+            "rope_parameters": ROPE | {"partial_rotary_factor": 0.25},
         },
         steps=400,
         lengths=(2048, 4096),
@@ -166,7 +155,7 @@ RECIPES = {
             "tie_word_embeddings": True,
             "rms_norm_eps": 1e-5,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "rope_parameters": ROPE,
         },
         steps=1200,
         lengths=(512, 1024, 512, 2048),

@@ -21,7 +21,7 @@ from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth
 from growproof.models import decoder_of, plan_model
-from growproof.padding import place
+from growproof.padding import place, sibling
 from growproof.table import Row, pairs, parameters
 from torch import Tensor
 from tqdm import tqdm
@@ -121,7 +121,7 @@ def places(model: Any, growth: Growth) -> dict[str, Tensor]:
     for name, known, row in pairs(growth, parameters(growth.old, growth)):
         plain = Row(row.axes, row.writes)
         if known is None:  # a new layer is silent where its writers are zero
-            like = old[re.sub(r"\.\d+\.", ".0.", name)]
+            like = old[sibling(name, row, growth.old)]
             new = place(torch.zeros_like(like), plain, growth)
             found[name] = new if row.is_writer else new + FREE
             continue

@@ -21,7 +21,7 @@ from typing import Any
 from growproof.supervised import FOLDER
 
 from ..laws.patches import Patches, put, restored
-from ..laws.world import LEFT, noted
+from ..laws.world import LEFT, kept
 
 
 class Misbehaved(Exception):
@@ -56,7 +56,7 @@ def undisturbed() -> Iterator[None]:
         sys.stdout, sys.stderr = lent  # pyright: ignore[reportAttributeAccessIssue]
         put(theirs)
         try:
-            with noted():
+            with kept(LEFT):
                 yield
         finally:
             if os.getpid() != process:  # a copy of this process, which judges nothing

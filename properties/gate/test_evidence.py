@@ -16,7 +16,7 @@ from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import Good
 from ..laws.models import Case
 from . import findings, verdict
-from .causes import causes as evidence
+from .causes import causes as causes_of
 from .judged import Judged
 from .loading import Grower
 
@@ -73,7 +73,7 @@ def source(dtype: torch.dtype = torch.float64):
 
 def causes_at(grow, target) -> list[str]:
     """What evidence says of a grower on the case's model, grown to this target."""
-    return evidence(source, grow, target)
+    return causes_of(source, grow, target)
 
 
 def causes(grow) -> list[str]:
@@ -181,7 +181,7 @@ def typed():
 
 def test_a_stale_list_is_told_by_its_length() -> None:
     """layer_types, not extended: how long it is, not what stands in it."""
-    found = evidence(typed, BY_NAME["layer_types_stale"], CASE.target)
+    found = causes_of(typed, BY_NAME["layer_types_stale"], CASE.target)
     assert found == ["layer_types has 3 entries, expected 4"]
 
 

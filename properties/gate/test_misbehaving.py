@@ -187,7 +187,7 @@ def test_models_are_judged_without_its_patches(growers: Path) -> None:
         assert modeling_llama.LlamaMLP.forward is stock
         assert "__call__" not in vars(modeling_llama.LlamaModel)
         left = " ".join(LEFT)
-        assert all(f"{part}" in left for part in named), left
+        assert all(part in left for part in named), left
         assert bool(left) == bool(named), left
 
 

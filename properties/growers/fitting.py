@@ -198,7 +198,7 @@ def new_rows_drawn(new: State, old: State, growth: Growth) -> None:
     Where a bias is what keeps them from being chosen, they stay.
     """
     n, d = growth.old.vocab, growth.old.hidden
-    head = new["embed.weight" if growth.old.tied else "head.weight"]
+    head = new[growth.old.head]
     if "head.bias" not in new and not head[n:].any():
         drawn("embed|head", old_too=False)(new, old, growth)
         for name in ("embed.weight", "head.weight"):

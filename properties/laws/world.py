@@ -257,30 +257,25 @@ def generators() -> dict[str, Any]:
     return {name: state() for name, state in GENERATORS.items()}
 
 
-@contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """torch's settings are what they were, whatever a grower does to them."""
-    before = torch_stock()
-    try:
-        yield
-    finally:
-        for name, (read, put) in SETTINGS.items():
-            if read() != before[name]:
-                put(before[name])
-
-
 LEFT: list[str] = []  # what the last call of a grower changed of torch's settings
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[None]:
-    """As `kept`; what was changed is in LEFT, for the law that asks."""
+def kept(left: list[str] | None = None) -> Iterator[None]:
+    """torch's settings are what they were, whatever a grower does to them.
+
+    left: is filled with what it did, in sentences.
+    """
     before = torch_stock()
-    with kept():
-        try:
-            yield
-        finally:
-            LEFT[:] = changed(before, torch_stock())
+    try:
+        yield
+    finally:
+        now = torch_stock()
+        if left is not None:
+            left[:] = changed(before, now)
+        for name, (_, put) in SETTINGS.items():
+            if now[name] != before[name]:
+                put(before[name])
 
 
 def full_of_nan(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -110,7 +110,7 @@ def embedding(top: Layer, tokens: Tensor) -> Tensor:
 def head(top: Layer, x: Tensor) -> Tensor:
     """(B, T, D) → (B, T, V): the logits, divided and capped as the decoder says."""
     d, bias = top.d, top.weight("head.bias")
-    logits = x @ top.state["embed.weight" if d.tied else "head.weight"].mT
+    logits = x @ top.state[d.head].mT
     logits = logits if bias is None else logits + bias
     logits = logits / d.logit_divisor if d.logit_divisor != 1 else logits
     return capped(logits, d.logit_cap)

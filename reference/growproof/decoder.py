@@ -162,6 +162,11 @@ class Decoder:
         return self.heads // self.groups
 
     @property
+    def head(self) -> str:
+        """The matrix that gives the logits: a tied model's is its embedding."""
+        return "embed.weight" if self.tied else "head.weight"
+
+    @property
     def rotary(self) -> Rotary:
         """That of the first layer that turns anything; none has 0 lanes."""
         found = (kind.rotary for kind in self.kinds if kind.rotary)

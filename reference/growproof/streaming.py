@@ -217,12 +217,13 @@ class Matrix:
             filled = torch.arange(len(origin))
         kept = unsilenced(self.name, self.row, self.growth)
         columns = self.new.entry.columns
-        height = min(len(filled), max(1, times * BLOCK // columns))
+        pieces = [*blocks(len(filled), columns, 1 if draw else times)]
+        height = pieces[0].stop if pieces else 0
         lines = torch.empty(height, columns, dtype=self.new.entry.dtype)
         work = None
         if self.old and is_changed(self.row):
             work = torch.empty(height, self.old.entry.columns, dtype=torch.float64)
-        for block in blocks(len(filled), columns, 1 if draw else times):
+        for block in pieces:
             rows = filled[block]
             y = lines[: len(rows)].zero_()
             if draw:

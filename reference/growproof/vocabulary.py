@@ -25,7 +25,7 @@ def carrier(grown: Mapping[str, Tensor], growth: Growth) -> Carrier:
     """What keeps the new tokens of a grown model from being chosen."""
     if "head.bias" in grown:
         return "head bias"
-    head = grown["embed.weight" if growth.old.tied else "head.weight"]
+    head = grown[growth.old.head]
     silent = head[growth.old.vocab :].any()
     return "LayerNorm bias" if silent else "generation config"
 
@@ -62,7 +62,7 @@ def of_new_tokens(
         return None
     if name == "head.bias":
         return torch.tensor(UNCHOSEN)
-    if name != ("embed.weight" if old.tied else "head.weight"):
+    if name != old.head:
         return None
     row = None if "head.bias" in state else silent_row(state, old)
     if row is None:  # a drawn row would be a drawn logit; zero trains as well

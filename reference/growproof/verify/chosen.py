@@ -161,15 +161,10 @@ def new_logits(side: Side, vocab: int) -> tuple[Carrier | None, str | None]:
     d, state = side.decoder, side.state
     if silent(d, state, vocab):
         return ("head bias" if "head.bias" in state else "LayerNorm bias"), None
-    rows = state[head_of(d)][vocab:]
+    rows = state[d.head][vocab:]
     if rows.any() or "head.bias" in state:
         return None, "what their rows and biases give"
     return "generation config", "0"
-
-
-def head_of(d: Decoder) -> str:
-    """The matrix that gives the logits."""
-    return "embed.weight" if d.tied else "head.weight"
 
 
 def silent(d: Decoder, state: State, vocab: int) -> bool:
@@ -186,7 +181,7 @@ def bounds(d: Decoder, state: State) -> tuple[Tensor, Tensor]:
     A logit is w · (γ x̂ + β) + b with |x̂| ≤ √n, n the norm's divisor, so that it is within
     √n |w γ| of w · β + b. In a LayerNorm x̂ has the mean 0, which a constant in w γ meets.
     """
-    head, gamma = state[head_of(d)], state["final_norm.weight"].double()
+    head, gamma = state[d.head], state["final_norm.weight"].double()
     beta = (
         state["final_norm.bias"].double() if "final_norm.bias" in state else 0 * gamma
     )
