@@ -1,7 +1,8 @@
-"""The options of the integration tests: which StableLm the ladder grows."""
+"""What the integration tests share: which StableLm the ladder grows, small checkpoints."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,3 +27,19 @@ def pytest_report_header(config: Any) -> str:
         "ladder: on the shipped model integration/stablelm, not on the article's; for "
         f"that: --stablelm stabilityai/stablelm-2-1_6b, or ${VARIABLE}"
     )
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small Llama, to be read only."""
+    from .small import llama, saved
+
+    return saved(llama(), tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def stablelm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a small StableLm, to be read only."""
+    from .small import saved, stablelm
+
+    return saved(stablelm(), tmp_path_factory.mktemp("models") / "stablelm")

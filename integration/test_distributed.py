@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from .sharded import FILL, TARGET
-from .test_checkpoints import llama, saved
+from .small import llama, saved
 
 CHECKOUT = Path(__file__).parents[1]  # a script in integration/ would hide `kernels`
 

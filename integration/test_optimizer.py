@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, StableLm
 
 from properties.laws.models import loud
 
-from .test_checkpoints import llama, saved
+from .small import llama, saved
 
 SIZES: dict[str, Any] = {
     "vocab_size": 24, "hidden_size": 16, "intermediate_size": 20,

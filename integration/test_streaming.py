@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from properties.laws.models import make
 
 from .killed import TARGET, contents
-from .test_checkpoints import llama, saved
+from .small import llama, saved
 
 CHECKOUT = Path(__file__).parents[1]
 SIZES: dict[str, Any] = {

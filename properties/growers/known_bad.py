@@ -738,11 +738,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="theta_unchanged", needs=("full rotary",), says="rope_theta not raised to K'/K",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(rope_theta=g.old.rotary.theta)(c, g), model=rebuilt),
-    Fault(name="theta_inverse", needs=("full rotary",), says="rope_theta raised to K/K'",
+    Fault(name="theta_inverse", needs=("rotary embedding",), says="rope_theta raised to K/K'",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta ** (1 / taller(g)))(c, g), model=rebuilt),
-    Fault(name="theta_linear", needs=("full rotary",), says="rope_theta times K'/K (NTK by analogy)",
+    Fault(name="theta_linear", needs=("rotary embedding",), says="rope_theta times K'/K (NTK by analogy)",
           options=PARTED, law=ROTARY, reason=attention("query_rotated|key_rotated"),
           config=lambda c, g: rope(
               rope_theta=g.old.rotary.theta * taller(g))(c, g), model=rebuilt),
@@ -964,7 +964,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="rope_key_added", needs=("rotary embedding",), says="a rotary field that the source has not",
           law=CONFIGS, reason="rope_parameters of factor", function=False,
           config=rope(factor=1.0)),
-    Fault(name="layer_types_stale", needs=("types of layers",), says="layer_types is not extended",
+    Fault(name="layer_types_stale", says="layer_types is not extended",
           law=CONFIGS, reason="layer_types", function=False, model=d.layer_types_stale),
     Fault(name="not_contiguous", says="weights come back as transposed views",
           law=MANNERS, reason="contiguous", function=False, model=d.not_contiguous),

@@ -78,7 +78,6 @@ NEEDS: dict[str, Callable[[Known], bool]] = {
     "shared keys": lambda f: "groups" in f.table.sizes,
     "a head without a bias": lambda f: not f.has(r"head\.bias"),
     "sdpa": lambda f: model_class(f.config)._supports_sdpa,
-    "types of layers": lambda f: hasattr(f.config, "layer_types"),
 }
 
 

@@ -59,7 +59,7 @@ def worn(
         for name in ("attention_dropout", "hidden_dropout"):
             if hasattr(model.config, name):
                 setattr(model.config, name, 0.125)
-        if case.family == "llama":  # transformers writes it where it was asked for
+        if not getattr(model.config, "layer_types", None):  # any config may have them
             full = ["full_attention"] * model.config.num_hidden_layers
             model.config.layer_types = full
         model.generation_config.update(**GENERATION)

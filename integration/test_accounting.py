@@ -1,0 +1,186 @@
+"""Every stored entry accounted for, or the first that is not named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from growproof import grow
+from growproof.checkpoints import grow_checkpoint
+from growproof.families import FAMILIES
+from growproof.growth import Policies
+from growproof.verify import Side, verify
+from growproof.verify.accounting import Accounted, accounted
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from .small import (
+    WIDER,
+    each_layer,
+    llama,
+    loud,
+    of_family,
+    permuted,
+    saved,
+    stored,
+    with_tensors,
+)
+
+
+def account(source: Path, destination: Path) -> Accounted:
+    return accounted(Side.of(source), Side.of(destination))
+
+
+def first_miss(source: Path, destination: Path) -> str:
+    found = account(source, destination).account
+    assert found is not None
+    assert found.misses
+    return str(found.misses[0])
+
+
+GROWN = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_entry_of_a_growth_is_accounted_for(family: str, tmp_path: Path) -> None:
+    source = saved(of_family(family), tmp_path / "source")
+    policies = Policies(fill="trainable", depth="interleave")
+    grow_checkpoint(source, tmp_path / "grown", GROWN, policies=policies)
+    found = account(source, tmp_path / "grown")
+    assert found.complete, found
+
+
+def nudged(x: torch.Tensor, at: tuple[int, ...]) -> torch.Tensor:
+    """x with one entry moved to its neighbour."""
+    y = x.clone()
+    y[at] = torch.nextafter(y[at], torch.tensor(torch.inf))
+    return y
+
+
+def test_where_nothing_is_scaled_no_entry_may_change(
+    source: Path, tmp_path: Path
+) -> None:
+    sizes = {"intermediate_size": 31, "num_hidden_layers": 3}
+    grow_checkpoint(source, tmp_path / "grown", sizes)
+    tensors = stored(tmp_path / "grown")
+    old = {name: x for name, x in tensors.items() if "layers.2." not in name}
+    for name, x in old.items():
+        at = tuple(n // 3 for n in x.shape)
+        with_tensors(tmp_path / "grown", {name: nudged(x, at)})
+        where = first_miss(source, tmp_path / "grown")
+        assert f"row {at[0]}" in where
+        with_tensors(tmp_path / "grown", {name: x})
+    assert len(old) == 21
+    assert account(source, tmp_path / "grown").complete
+
+
+def test_where_something_is_scaled_it_may_be_rounded_once(
+    source: Path, tmp_path: Path
+) -> None:
+    grow_checkpoint(source, tmp_path / "grown", {"head_dim": 12})
+    name = "model.layers.0.self_attn.q_proj.weight"
+    x = stored(tmp_path / "grown")[name]
+    with_tensors(tmp_path / "grown", {name: nudged(x, (0, 0))})
+    assert account(source, tmp_path / "grown").complete
+    with_tensors(
+        tmp_path / "grown", {name: nudged(nudged(nudged(x, (1, 2)), (1, 2)), (1, 2))}
+    )
+    assert "layers.0.q.weight, row 1, column 2" in first_miss(
+        source, tmp_path / "grown"
+    )
+
+
+def test_any_order_is_accounted_for(source: Path, tmp_path: Path) -> None:
+    """Lanes of the residual in reverse, neurons and layers between the old ones."""
+    model = LlamaForCausalLM.from_pretrained(source)
+    other = permuted(grow(model, WIDER | {"num_hidden_layers": 5}, depth="interleave"))
+    with torch.no_grad():
+        for layer in other.model.layers:
+            order = torch.randperm(24, generator=torch.Generator().manual_seed(3))
+            for name in ("gate_proj", "up_proj"):
+                p = getattr(layer.mlp, name).weight
+                p.copy_(p[order].clone())
+            layer.mlp.down_proj.weight.copy_(
+                layer.mlp.down_proj.weight[:, order].clone()
+            )
+    good = saved(other, tmp_path / "good")
+    found = account(source, good)
+    assert found.complete, found
+    assert found.placed is not None
+    assert sorted(found.placed.layers) == [1, 4]
+
+
+def replicated(model: Any, *, tiled: bool) -> Any:
+    """4 query heads on 2 key/value heads, each of those held twice."""
+    grown = grow(model, {"num_key_value_heads": 4})
+
+    def order(layer: Any) -> None:
+        for p in (layer.self_attn.k_proj.weight, layer.self_attn.v_proj.weight):
+            heads = p.view(4, 8, -1)
+            heads.copy_(heads[[0, 2, 1, 3]].clone())
+
+    return each_layer(grown, order) if tiled else grown
+
+
+def test_the_order_of_key_heads_is_named(tmp_path: Path) -> None:
+    model = llama(num_attention_heads=4, num_key_value_heads=2)
+    source = saved(model, tmp_path / "source")
+    good = saved(replicated(model, tiled=False), tmp_path / "good")
+    assert account(source, good).complete
+    bad = saved(replicated(model, tiled=True), tmp_path / "bad")
+    result = verify(source, bad, tokens=32)
+    assert not result.same
+    assert "layers.0, attention: the order of the key/value heads" in result.verdict
+    assert str(result.parting).startswith("layers.0.key is off by")
+
+
+@pytest.mark.parametrize("slip", [False, True])
+def test_a_copy_of_a_block_behind_it_is_a_new_layer(
+    slip: bool, source: Path, tmp_path: Path
+) -> None:
+    """LLaMA-Pro: o and down of the copy are zero; here down once is not."""
+    model = LlamaForCausalLM.from_pretrained(source)
+    grown = grow(model, {"num_hidden_layers": 4}, depth="append")
+    layers = [model.model.layers[i].state_dict() for i in (0, 0, 1, 1)]
+    for i, (layer, state) in enumerate(zip(grown.model.layers, layers, strict=True)):
+        layer.load_state_dict(state)
+        if i % 2:
+            layer.self_attn.o_proj.weight.data.zero_()
+            if not (slip and i == 3):
+                layer.mlp.down_proj.weight.data.zero_()
+    pro = saved(grown, tmp_path / "pro")
+    if not slip:
+        assert account(source, pro).complete
+        return
+    result = verify(source, pro, tokens=32)
+    assert "layers.3.down.weight" in first_miss(source, pro)
+    assert str(result.parting).startswith("layers.3.mlp is off by")
+
+
+def test_an_upcycled_mixtral_is_the_llama(tmp_path: Path) -> None:
+    dense = llama(num_key_value_heads=2)
+    source = saved(dense, tmp_path / "dense")
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps",
+             "max_position_embeddings", "rope_parameters")  # fmt: skip
+    sizes = {name: getattr(dense.config, name) for name in names}
+    config = MixtralConfig(**sizes, num_local_experts=3, num_experts_per_tok=2)
+    sparse = loud(MixtralForCausalLM(config))
+    old = dense.state_dict()
+    with torch.no_grad():
+        for name, p in sparse.named_parameters():
+            if name in old:
+                p.copy_(old[name])
+            elif "experts" in name:
+                at = name.split(".experts.")[0]
+                parts = ("gate", "up") if "gate_up" in name else ("down",)
+                p.copy_(
+                    torch.cat([old[f"{at}.{x}_proj.weight"] for x in parts]).expand_as(
+                        p
+                    )
+                )
+    good = saved(sparse, tmp_path / "sparse")
+    assert account(source, good).complete
+    with torch.no_grad():
+        sparse.model.layers[1].mlp.experts.down_proj[2, 3, 4] += 1e-3
+    bad = saved(sparse, tmp_path / "bad")
+    assert "layers.1.expert_down.weight" in first_miss(source, bad)
