@@ -22,7 +22,12 @@ from .ladder import Column, Subject
 from .steps import ALONE, STEPS, Step
 
 COLUMNS = [
-    pytest.param(kernel, dtype, id=f"{kernel.id}-{dtype}")
+    pytest.param(
+        kernel,
+        dtype,
+        id=f"{kernel.id}-{dtype}",
+        marks=pytest.mark.xdist_group(f"ladder-{kernel.id}-{dtype}"),
+    )
     for kernel in KERNELS
     for dtype in kernel.dtypes
 ]

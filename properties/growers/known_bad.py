@@ -776,7 +776,7 @@ FAULTS: tuple[Fault, ...] = (
               w.add_((w == 0) * 1e-6) for n, w in new.items()
               if on(r"o\.weight", n) and n in old and g.new.repeats > g.old.repeats]),
     # depth
-    Fault(name="third_layer_norm", says="√(D/D') missing from the third layer on",
+    Fault(name="third_layer_norm", needs=("a norm before a block",), says="√(D/D') missing from the third layer on",
           law=NORMS, reason=r"layers\.2", state=lambda new, old, g: last_layer(
               r"(attn|mlp)_norm\.weight", wider(g) ** 0.5)(new, old, g)),
     Fault(name="third_layer_query", says="q off by 1e-5 from the third layer on",

@@ -66,6 +66,7 @@ NEEDS: dict[str, Callable[[Known], bool]] = {
     "a bias of up": lambda f: f.has(r"up\.bias"),
     "a bias of down": lambda f: f.has(r"down\.bias"),
     "biases of norms": lambda f: f.has(r".*_norm\.bias"),
+    "a norm before a block": lambda f: f.has(r"(attn|mlp)_norm\.weight"),
     "a norm before the MLP": lambda f: f.has(r"mlp_norm\.weight"),
     "gates": lambda f: f.has(r"(expert_)?gate\.weight"),
     "LayerNorm": lambda f: f.decoder.norm == "layer",

@@ -25,7 +25,7 @@ from .models import Case
 from .registry import hygiene, law, lossless, zero_padding
 from .strategies import cases, fewer
 from .test_decoder import logits_are_equal
-from .world import changed, worn
+from .world import and_opposite, changed, worn
 
 # config entries that say how a model was made or stored, not what it computes
 INCIDENTAL = {
@@ -51,20 +51,21 @@ def snapshot(model) -> tuple[dict[str, torch.Tensor], str, bool, dict[str, bool]
     )
 
 
-@law(hygiene, claim=claims.HYGIENE)
+@law(hygiene, claim=claims.HYGIENE, version=2)
 @fewer(2)
 @given(case=cases(max_tokens=2), training=st.booleans())
 def test_source_is_untouched(grower, case: Case, training: bool) -> None:
     """Weights (bitwise), config, mode and requires_grad of the source stay."""
-    source = case.model().train(training)
-    before = snapshot(source)
-    grower(source, dict(case.target))
-    after = snapshot(source)
-    assert before[0].keys() == after[0].keys()
-    for name, w in before[0].items():
-        assert torch.equal(w, after[0][name]), f"the source's {name} was changed"
-    assert before[1] == after[1], "the source's config was changed"
-    assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
+    for state in and_opposite(training=training):
+        source = case.model().train(state["training"])
+        before = snapshot(source)
+        grower(source, dict(case.target))
+        after = snapshot(source)
+        assert before[0].keys() == after[0].keys()
+        for name, w in before[0].items():
+            assert torch.equal(w, after[0][name]), f"the source's {name} was changed"
+        assert before[1] == after[1], "the source's config was changed"
+        assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
 
 
 @law(hygiene, claim=claims.HYGIENE)
@@ -99,26 +100,27 @@ def test_nothing_is_shared(grower, case: Case) -> None:
     )
 
 
-@law(hygiene, claim=claims.HYGIENE, version=2)
+@law(hygiene, claim=claims.HYGIENE, version=3)
 @given(
     case=cases(max_tokens=2),
-    dtype=st.sampled_from(("float32", "bfloat16", "float64")),
+    dtype=st.sampled_from(("float32", "bfloat16", "float64", "float16")),
     training=st.booleans(),
     frozen=st.sampled_from(("nothing", "all", "mlp", "embed_tokens")),
 )
 def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
     """dtype, device, train/eval mode and requires_grad are those of the source."""
-    source = case.model(getattr(torch, dtype)).train(training)
-    for name, p in source.named_parameters():
-        p.requires_grad_(not (frozen == "all" or frozen in name))
-    model = grower(source, dict(case.target))
-    assert model.training == training, "the mode (train/eval) changed"
-    assert all(m.training == training for m in model.modules()), "a submodule's mode"
-    wanted = {kind(n): p.requires_grad for n, p in source.named_parameters()}
-    for name, p in model.named_parameters():
-        assert p.dtype == source.dtype, f"{name} is {p.dtype}, expected {source.dtype}"
-        assert p.device == source.device, f"{name} is on {p.device}"
-        assert p.requires_grad == wanted[kind(name)], f"requires_grad of {name} changed"
+    for state in and_opposite(dtype=dtype, training=training, frozen=frozen):
+        source = worn(case, **state, attention="eager", used=False)
+        model = grower(source, dict(case.target))
+        assert model.training == source.training, "the mode (train/eval) changed"
+        modes = {m.training for m in model.modules()}
+        assert modes == {source.training}, "a submodule's mode"
+        wanted = {kind(n): p.requires_grad for n, p in source.named_parameters()}
+        for name, p in model.named_parameters():
+            got, on = p.requires_grad, wanted[kind(name)]
+            assert p.dtype == source.dtype, f"{name} is {p.dtype}, not {source.dtype}"
+            assert p.device == source.device, f"{name} is on {p.device}"
+            assert got == on, f"requires_grad of {name} changed"
 
 
 @law(hygiene, claim=claims.HYGIENE)
@@ -177,13 +179,19 @@ def generation(config: Any) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in made}
 
 
-@law(hygiene, claim=claims.HYGIENE)
+@law(hygiene, claim=claims.HYGIENE, version=2)
 @given(case=cases(max_tokens=2), used=st.booleans())
 def test_sizes_are_those_asked_for(grower, case: Case, used: bool) -> None:
     """The config says the asked sizes, the weights have them, the rest is as it was."""
     plain = {"dtype": "float64", "training": False, "frozen": "nothing"}
-    source = worn(case, **plain, attention="eager", used=used)
-    grown = Grown(case, source, grower(source, dict(case.target)))
+    for state in and_opposite(used=used):
+        source = worn(case, **plain, **state, attention="eager")
+        as_asked(Grown(case, source, grower(source, dict(case.target))))
+
+
+def as_asked(grown: Grown) -> None:
+    """The same, of one growth."""
+    case, source = grown.case, grown.source
     new, old = grown.model.config, source.config
     for axis, usual in CONFIG_NAME.items():
         name = table(case.family).sizes.get(axis, usual)

@@ -31,6 +31,18 @@ STATES: dict[str, st.SearchStrategy[Any]] = {
     "attention": st.sampled_from(("eager", "sdpa")),
     "used": st.booleans(),
 }
+OPPOSITE: dict[Any, Any] = {
+    True: False, False: True, "eager": "sdpa", "sdpa": "eager", "nothing": "all",
+    "float64": "bfloat16", "bfloat16": "float32", "float32": "float16",
+    "float16": "float64",
+}  # fmt: skip
+
+
+def and_opposite(**state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A state and its opposite: what comes of one value shows in one of the two."""
+    return state, {k: OPPOSITE.get(v, "nothing") for k, v in state.items()}
+
+
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",

@@ -290,8 +290,8 @@ def table() -> list[Line]:
 TEXT = """\
 # Sensitivity: the smallest regression that each comparison catches
 
-`python -m properties.power.sensitivity` writes this file, and a test recomputes it. The
-faults are planted in {cases} fixed cases (Llama and StableLm, loud and small weights;
+`python -m properties.power.sensitivity` writes this file, and a test recomputes it: kernels
+of another machine round otherwise, so that a size may be its neighbour there. The faults are planted in {cases} fixed cases (Llama and StableLm, loud and small weights;
 hidden size, head_dim and MLP grow), in sizes of powers of ten, from 1e-16 in float64,
 1e-10 in float32 and 1e-4 in bfloat16 (below, hardly a stored weight changes).
 

@@ -31,18 +31,22 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, object]:
 
 
 def test_every_fault_is_found_by_its_law(tmp_path: Path) -> None:
-    """All in float64 for the reason they name; and the committed table says so too."""
-    code, cells = run(tmp_path, "--dtype", "float64")
+    """In float64 for the reason it names, one in five; the committed table says so of all."""
+    some = [fault.name for fault in FAULTS[::5]]
+    code, cells = run(tmp_path, "--dtype", "float64", *some)
     assert code == 0
     assert isinstance(cells, list)
     found = {(c["fault"], c["law"]): c["found"] for c in cells}
-    assert len(found) == len(FAULTS)
-    assert all(found.values())
+    assert len(found) == len(some)
     committed = json.loads(power.RESULTS.read_text())
     stored = {
         (c["fault"], c["law"]): c["found"] for c in committed if c["dtype"] == "float64"
     }
-    assert stored == found, "run `growproof power --json properties/power/power.json`"
+    assert len(stored) == len(FAULTS)
+    assert all(stored.values())
+    assert found.items() <= stored.items(), (
+        "run `growproof power --json properties/power/power.json`"
+    )
 
 
 def test_committed_table_is_complete() -> None:
