@@ -293,7 +293,7 @@ def before(source: Path) -> tuple[list[int], torch.Tensor]:
     return spoken(source)
 
 
-@pytest.mark.xdist_group("fit")
+@pytest.mark.xdist_group("smollm2")
 @pytest.mark.parametrize("asked", [["--tp=2"], ["--tp=4", "--block=128"]])
 def test_smollm2_fits(
     asked: list[str],

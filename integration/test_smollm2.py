@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from growproof.cli import main
 from growproof.verify import Side, structure
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -117,3 +118,22 @@ def test_verify_agrees(
     file.write_text(json.dumps(config))
     checks = structure(Side.of(source), Side.of(destination))
     assert [c.name for c in checks if c.passed is False] == ["variance ÷ ε"]
+
+
+def test_two_processes_may_convert_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second takes what the first has made meanwhile."""
+
+    place = tmp_path / f"smollm2-135m-transformers-{transformers.__version__}"
+
+    def overtaken(source: Path, fresh: Path) -> None:
+        (fresh / "config.json").write_text("second")
+        place.mkdir()
+        (place / "config.json").write_text("first")
+
+    monkeypatch.setattr(smollm2, "cache", lambda: tmp_path)
+    monkeypatch.setattr(smollm2, "gguf", lambda: tmp_path / "a.gguf")
+    monkeypatch.setattr(smollm2, "convert_gguf", overtaken)
+    assert smollm2.checkpoint() == place
+    assert (place / "config.json").read_text() == "first"
