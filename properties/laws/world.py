@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from growproof.models import kind
 from hypothesis import strategies as st
 from transformers.utils import logging
 
@@ -23,16 +24,18 @@ from .models import Case
 
 Stock = dict[str, Any]
 
+PARTLY = "every other"  # parameter of those of the first layer, and all of its kind
 # what a grower can see of a model besides its weights and sizes, drawn by its names
 STATES: dict[str, st.SearchStrategy[Any]] = {
     "dtype": st.sampled_from(("float64", "bfloat16", "float16", "float32")),
     "training": st.booleans(),
-    "frozen": st.sampled_from(("nothing", "all", "mlp", "embed", "norm")),
+    "frozen": st.sampled_from(("nothing", "all", "mlp", "embed", "norm", PARTLY)),
     "attention": st.sampled_from(("eager", "sdpa")),
     "used": st.booleans(),
 }
 OPPOSITE: dict[Any, Any] = {
-    True: False, False: True, "eager": "sdpa", "sdpa": "eager", "nothing": "all",
+    True: False, False: True, "eager": "sdpa", "sdpa": "eager", "nothing": PARTLY,
+    "all": PARTLY,
     "float64": "bfloat16", "bfloat16": "float32", "float32": "float16",
     "float16": "float64",
 }  # fmt: skip
@@ -55,14 +58,17 @@ def worn(
 ) -> Any:
     """The case's model as somebody may hand it over.
 
-    frozen: what requires no gradient. used: with gradients from a step, special tokens,
+    frozen: what requires no gradient, by a part of its name. used: with gradients from a step, special tokens,
     dropout, types of layers, a name, an entry that its owner knows, a generation config.
     """
     model = case.model(getattr(torch, dtype)).train(training)
     if attention == "eager" or model._supports_sdpa:
         model.set_attn_implementation(attention)
+    kinds = list(dict.fromkeys(kind(name) for name, _ in model.named_parameters()))
+    partly = {*kinds[::2]} if frozen == PARTLY else set[str]()
     for name, p in model.named_parameters():
-        p.requires_grad_(not (frozen == "all" or frozen in name))
+        still = frozen == "all" or frozen in name or kind(name) in partly
+        p.requires_grad_(not still)
         if used and p.requires_grad:
             p.grad = torch.ones_like(p)
     if used:
