@@ -35,6 +35,8 @@ from properties.power.detection import RESULTS
 from properties.proofs import graph
 from properties.proofs.claims import claims
 
+from . import ladder
+
 DOCS = Path(__file__).parents[1] / "docs"
 FAULTS = DOCS / "_static" / "faults.js"
 
@@ -239,6 +241,8 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "tolerances.md": {"budgets": budgets_table, "sensitivity": sensitivity_table},
     "theorems.md": {"theorems": theorems_table},
+    "claims.md": {"claims": claimed.markdown},
+    "ladder.md": {"ladder-gpu": ladder.at_the_articles_sizes, "ladder": ladder.of_the_shipped},
     "break.md": {"in every family": families_table, "missed": missed_list},
 }  # fmt: skip
 

@@ -270,6 +270,32 @@ def rows_of(book: ledger.Ledger) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def condensed(results: Path, *columns: str) -> str:
+    """A ladder, without the rows that leave one thing out."""
+    header, rows = rows_of(storage.load(results))
+    names = ["step", "article bf16", *columns]
+    kept = [header.index(name) for name in names]
+    lines = [names, ["---", *["---:"] * (len(names) - 1)]]
+    lines += [[row[i] for i in kept] for row in rows if ", but " not in row[0]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def at_the_articles_sizes() -> str:
+    """The table that was measured on a GPU."""
+    return condensed(
+        RESULTS.with_name("ladder-stablelm_2_1_6b-nvidia-h200.json"),
+        "torch_flash bfloat16", "flash_attention_2 bfloat16",
+        "flash_attention_3 bfloat16", "flash_attention_2 float32",
+    )  # fmt: skip
+
+
+def of_the_shipped() -> str:
+    """The table that CI recomputes."""
+    return condensed(
+        RESULTS, *(f"sdpa_math {x}" for x in ("bfloat16", "float32", "float64"))
+    )
+
+
 def table(book: ledger.Ledger) -> Table:
     """For the terminal."""
     header, rows = rows_of(book)

@@ -45,7 +45,7 @@ ELSEWHERE = {
     "growproof check growproof:grow --family vaultgemma": (
         "integration/test_outside.py", '"check", "growproof:grow", "--family=vaultgemma"'),
     "growproof power q_scale_missing --dtype float64": (
-        "properties/power/test_detection.py", 'run(tmp_path, "--dtype", "float64")'),
+        "properties/power/test_detection.py", '"--dtype", "float64"'),
 }  # fmt: skip
 
 

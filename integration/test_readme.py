@@ -1,51 +1,20 @@
-"""The README tells what is so: its table of the ladder, its commands, its figures."""
+"""The README tells what is so: its commands, its options, its figures."""
 
 import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from properties.errors import storage
+from properties.power import by_family
 
-from . import ladder
+from .ladder import at_the_articles_sizes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-# marker → the results, and the columns that are shown
-LADDERS = {
-    "ladder-gpu": (
-        ladder.RESULTS.with_name("ladder-stablelm_2_1_6b-nvidia-h200.json"),
-        ("torch_flash bfloat16", "flash_attention_2 bfloat16", "flash_attention_3 bfloat16",
-         "flash_attention_2 float32"),
-    ),
-    "ladder": (
-        ladder.RESULTS,
-        ("sdpa_math bfloat16", "sdpa_math float32", "sdpa_math float64"),
-    ),
-}  # fmt: skip
-
-
-def condensed(results: Path, columns: tuple[str, ...]) -> str:
-    """A ladder of the README, without the rows that leave one thing out."""
-    header, rows = ladder.rows_of(storage.load(results))
-    names = ["step", "article bf16", *columns]
-    kept = [header.index(name) for name in names]
-    lines = [names, ["---", *["---:"] * (len(names) - 1)]]
-    lines += [[row[i] for i in kept] for row in rows if ", but " not in row[0]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def updated(text: str) -> str:
-    """The README with its ladders made anew."""
-    for name, (results, columns) in LADDERS.items():
-        before, _, rest = text.partition(f"<!-- {name} -->")
-        after = rest.partition(f"<!-- /{name} -->")[2]
-        table = condensed(results, columns)
-        text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"
-    return text
 
 
 def commands() -> dict[str, str]:
@@ -55,8 +24,14 @@ def commands() -> dict[str, str]:
 
 
 def test_ladder_is_that_of_the_results() -> None:
-    """`python -m integration.test_readme` would change nothing."""
-    assert updated(README) == README
+    """The three figures are those of docs/ladder.md, on FlashAttention 2 in bfloat16."""
+    rows = [line.split("|") for line in at_the_articles_sizes().splitlines()]
+    at = [cell.strip() for cell in rows[0]].index("flash_attention_2 bfloat16")
+    value = {row[1].strip(): float(row[at].strip(" %+")) for row in rows[3:]}
+    told = " ".join(README.split())
+    assert f"by {value['2: naive padding']:+.0f} %" in told
+    assert f"recipe by {value['2: + q scale: the recipe']:.1f} %" in told
+    assert f"removed by {value['2: centred']:.2f} %" in told
 
 
 def test_figures_are_those_of_the_results() -> None:
@@ -68,6 +43,12 @@ def test_figures_are_those_of_the_results() -> None:
         for c in json.loads((ROOT / "properties/power/power.json").read_text())
     }
     assert f"on {len(faults)} [known-bad growers]" in README
+    cells = Counter(cell.outcome for cell in by_family.load())
+    told = " ".join(README.split())
+    assert (
+        f"found in {cells['found']:,} places, is no fault in {cells['absent']}" in told
+    )
+    assert cells["missed"] == 0
     sound = json.loads((ROOT / "properties/certify/soundness-growths.json").read_text())
     assert f"Of {sound['misses']:,} near misses" in README
     assert (
@@ -118,7 +99,3 @@ def test_links_lead_somewhere() -> None:
     assert len(links) > 8
     for link in links:
         assert (ROOT / link).exists(), link
-
-
-if __name__ == "__main__":
-    (ROOT / "README.md").write_text(updated(README))

@@ -71,7 +71,7 @@ NEEDS: dict[str, Callable[[Known], bool]] = {
     "gates": lambda f: f.has(r"(expert_)?gate\.weight"),
     "LayerNorm": lambda f: f.decoder.norm == "layer",
     "RMSNorm": lambda f: f.decoder.norm == "rms",
-    "scores over √K": lambda f: f.decoder.score is None,
+    "a scale of q": lambda f: f.decoder.score is None or f.decoder.qk_norm == "lane",
     "rotary embedding": lambda f: f.decoder.rotary.dims > 0,
     "partial rotary": lambda f: f.table.partial,
     "full rotary": lambda f: f.decoder.split,

@@ -1,4 +1,4 @@
-"""What is claimed, in the order of the README's table; each law names the one it makes.
+"""What is claimed, in the order of its table, docs/claims.md; each law names the one it makes.
 
 Theorems that prove a law are named there; here stand those that no law cites.
 """

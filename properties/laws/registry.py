@@ -40,7 +40,7 @@ SUITE, ROOM = __name__.rsplit(".", 2)[0], __name__.rpartition(".")[0]
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the README's table. theorems: those that no law cites."""
+    """One sentence of the table of claims. theorems: those that no law cites."""
 
     sentence: str
     theorems: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Every claim and its place: sentence ↔ laws ↔ theorems ↔ tier.
 
-The README's tables are made from the laws (`python -m properties.power.claims`), and a test
-keeps it complete in both directions: every law and every main theorem is in one row.
+The table of docs/claims.md and those of the README (`python -m properties.power.claims`) are
+made from the laws, and a test keeps them complete in both directions: every law and every
+main theorem is in one row.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def made_by(claim: Claim) -> list[Law]:
 
 
 def markdown() -> str:
-    """The README's table: claim, tier, laws, theorems."""
+    """The table of docs/claims.md: claim, tier, laws, theorems."""
     lines = ["| claim | tier | laws (`test_…`) | theorems |", "|---|---|---|---|"]
     for claim in CLAIMS:
         names = " ".join(f"`{law.name}`" for law in made_by(claim)) or "–"
@@ -49,7 +50,7 @@ def promises() -> str:
     return "\n".join(["| promise (marker) | says |", "|---|---|", *lines])
 
 
-TABLES = {"claims": markdown, "promises": promises, "families": families.markdown}
+TABLES = {"promises": promises, "families": families.markdown}
 
 
 def updated(readme: str) -> str:

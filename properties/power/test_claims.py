@@ -1,4 +1,4 @@
-"""Every claim has its place, in both directions, and the README's table is this one."""
+"""Every claim has its place, in both directions, and the tables are these."""
 
 from collections import Counter
 from pathlib import Path
