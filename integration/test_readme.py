@@ -49,6 +49,12 @@ def test_figures_are_those_of_the_results() -> None:
         f"found in {cells['found']:,} places, is no fault in {cells['absent']}" in told
     )
     assert cells["missed"] == 0
+    right = json.loads((ROOT / "properties/power/right.json").read_text())
+    count = f"{right['examples']:,} random examples on {len(right['by_grower'])} right"
+    assert count in told
+    terms = json.loads((ROOT / "properties/certify/soundness.json").read_text())
+    assert f"Of {terms['terms']:,} random terms" in told
+    assert f"none of {terms['misses']:,} near misses" in told
     sound = json.loads((ROOT / "properties/certify/soundness-growths.json").read_text())
     assert f"Of {sound['misses']:,} near misses" in README
     assert (

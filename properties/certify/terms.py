@@ -9,7 +9,9 @@ whatever the functions are just when their normal forms are equal.
 writes what it saw to soundness.json.
 """
 
+import functools
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -20,16 +22,15 @@ from typing import Any
 import torch
 from growproof.field import Field
 from growproof.residues import primes
+from sympy import factorint
 
 Term = tuple[Any, ...]
-Monomial = tuple[tuple[Any, int], ...]  # (atom, power), sorted by repr
+Monomial = tuple[tuple[int, int], ...]  # (number of an atom, power), sorted
 Form = dict[
     tuple[int, Monomial], Fraction
 ]  # (square-free n, monomial) → coefficient of √n
-VARIABLES, NUMBERS = (
-    4,
-    (Fraction(1), Fraction(2), Fraction(-1), Fraction(1, 3), Fraction(3, 2)),
-)
+VARIABLES, TOKENS = 4, 16  # a root's sign is a coin for each token and prime
+NUMBERS = (Fraction(1), Fraction(2), Fraction(-1), Fraction(1, 3), Fraction(3, 2))
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": torch.nn.functional.silu,
     "tanh": torch.tanh,
@@ -50,14 +51,20 @@ def drawn(rng: random.Random, depth: int) -> Term:
     return rng.choice(list(FUNCTIONS)), drawn(rng, depth - 1)
 
 
+NUMBER: dict[Any, int] = {}  # atom → its number: what it is made of is written once
+
+
+def atom(kind: str, inner: Any) -> Monomial:
+    """A variable, or the function of a normal form, as a monomial."""
+    return ((NUMBER.setdefault((kind, inner), len(NUMBER)), 1),)
+
+
+@functools.cache
 def squarefree(n: int) -> tuple[int, int]:
     """(a, b) with n = a² b, b square-free."""
-    a, p = 1, 2
-    while p * p <= n:
-        while n % (p * p) == 0:
-            n, a = n // (p * p), a * p
-        p += 1
-    return a, n
+    powers = factorint(n)
+    root = math.prod(p ** (k // 2) for p, k in powers.items())
+    return root, n // root**2
 
 
 def added(*forms: Form) -> Form:
@@ -71,17 +78,17 @@ def multiplied(a: Form, b: Form) -> Form:
     parts: list[Form] = []
     for (n, x), c in a.items():
         for (m, y), d in b.items():
-            outer, inner = squarefree(n * m)
+            both = math.gcd(n, m)  # n, m square-free: √n √m = both √(n m / both²)
             powers = dict(x)
-            for atom, k in y:
-                powers[atom] = powers.get(atom, 0) + k
-            key = inner, tuple(sorted(powers.items(), key=repr))
-            parts.append({key: c * d * outer})
+            for one, k in y:
+                powers[one] = powers.get(one, 0) + k
+            key = n * m // both**2, tuple(sorted(powers.items()))
+            parts.append({key: c * d * both})
     return added(*parts)
 
 
 def frozen(form: Form) -> tuple[Any, ...]:
-    return tuple(sorted(form.items(), key=repr))
+    return tuple(sorted(form.items()))
 
 
 def rooted(form: Form) -> Form:
@@ -91,7 +98,7 @@ def rooted(form: Form) -> Form:
         rest: Monomial = ()
     else:
         q = abs(frozen(form)[0][1])
-        rest = ((("√", frozen({key: c / q for key, c in form.items()})), 1),)
+        rest = atom("√", frozen({key: c / q for key, c in form.items()}))
     outer, inner = squarefree(q.numerator * q.denominator)
     return {(inner, rest): Fraction(outer, q.denominator)} if q else {}
 
@@ -102,7 +109,7 @@ def normal(term: Term) -> Form:
     if kind == "n":
         return {(1, ()): parts[0]}
     if kind == "x":
-        return {(1, ((parts[0], 1),)): Fraction(1)}
+        return {(1, atom("x", parts[0])): Fraction(1)}
     if kind == "+":
         return added(normal(parts[0]), normal(parts[1]))
     if kind == "*":
@@ -112,7 +119,7 @@ def normal(term: Term) -> Form:
         return rooted(inner)
     if not inner and kind != "sigmoid":
         return {}
-    return {(1, (((kind, frozen(inner)), 1),)): Fraction(1)}
+    return {(1, atom(kind, frozen(inner))): Fraction(1)}
 
 
 def numbered(term: Term, leaves: list[str]) -> Term:
@@ -176,15 +183,17 @@ def near(
 def values_of(
     field: Field, term: Term, kinds: Sequence[str], many: Any, variables: Any
 ) -> Any:
-    """The residues of a term for each list of leaves."""
+    """The residues of a term for each list of leaves, for all tokens and primes."""
     columns = []
     for k, kind in enumerate(kinds):
         factor = torch.tensor([float(row[k][1]) for row in many], dtype=torch.float64)
         what = torch.tensor([float(row[k][0]) for row in many], dtype=torch.float64)
-        x = variables[what.long()] if kind == "x" else field.lift(what)
-        columns.append(x * field.lift(factor))
+        x = variables[what.long()] if kind == "x" else field.lift(what)[:, None]
+        columns.append(x * field.lift(factor)[:, None])
     residues = value(term, field, columns).residues
-    return [tuple(row) for row in residues.expand(len(many), -1).tolist()]
+    return [
+        tuple(row) for row in residues.expand(len(many), TOKENS, -1).flatten(1).tolist()
+    ]
 
 
 def soundness(count: int, seed: int, batch: int = 100) -> dict[str, int]:
@@ -194,8 +203,8 @@ def soundness(count: int, seed: int, batch: int = 100) -> dict[str, int]:
     another form; equal_misses: those that the field takes for equal. merged, split:
     values of two forms, and forms of two values.
     """
-    rng, field = random.Random(seed), Field(primes(3, seed), seed)
-    variables = field.random((VARIABLES,))
+    rng, field = random.Random(seed), Field(primes(7, seed), seed)
+    variables = field.random((VARIABLES, TOKENS))
     values: dict[Any, Any] = {}
     forms: dict[Any, Any] = {}
     names = "terms", "classes", "merged", "split", "misses", "equal_misses"

@@ -97,6 +97,13 @@ ARTEFACTS: dict[str, Artefact] = {
         ("properties/power/runs.json", "properties/power/worst.json"),
         ("python -m properties.power.runs build/runs",
          "python -m properties.power.corpus build/runs"), minutes=600),
+    "right": Artefact(  # adds to what is there
+        ("properties/power/right.json",),
+        ("python -m growproof.cli power --false-alarms 12000 --json properties/power/right.json",),
+        minutes=20),
+    "terms": Artefact(
+        ("properties/certify/soundness.json",), ("python -m properties.certify.terms",),
+        minutes=1),
     "combined": Artefact(
         ("properties/power/combined.json",), ("python -m properties.power.combined",),
         minutes=2),

@@ -13,11 +13,11 @@ from ..gate.guarded import forget
 from ..gate.loading import Grower
 from ..growers.known_bad import BY_NAME, FAULTS
 from ..growers.known_good import BY_NAME as GOOD
-from ..growers.known_good import REFERENCE
+from ..growers.known_good import GROWERS, REFERENCE
 from ..laws.registry import items, trainable
 from . import detection as power
 from .corpus import faulty
-from .trials import named
+from .trials import named, together
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, object]:
@@ -82,6 +82,21 @@ def test_there_are_enough_faults() -> None:
         assert named(fault)
         assert fault.reason
         assert fault.says
+
+
+def test_what_was_run_is_added_up() -> None:
+    """Two records as one; and the committed one has every right grower, and no alarm."""
+    one = {"examples": 2, "by_grower": {"a": 2}, "laws": 3, "families": 2, "alarms": [],
+           "worst_ratio": {"x": 1.0}, "seconds": 5}  # fmt: skip
+    two = one | {"by_grower": {"b": 2}, "worst_ratio": {"x": 0.5, "y": 2.0}, "laws": 1}
+    assert together(one, two) == {
+        "examples": 4, "by_grower": {"a": 2, "b": 2}, "laws": 3, "families": 2,
+        "alarms": [], "worst_ratio": {"x": 1.0, "y": 2.0}, "seconds": 10,
+    }  # fmt: skip
+    record = json.loads(power.RIGHT.read_text())
+    assert record["by_grower"].keys() == {g.name for g in (REFERENCE, *GROWERS)}
+    assert sum(record["by_grower"].values()) == record["examples"] > 9000
+    assert record["alarms"] == []
 
 
 def test_no_known_good_grower_is_rejected(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def false_alarms(most: int, store: Path | None) -> int:
     """Laws on known-good growers that promise them, in llama or stablelm; 1 on an alarm.
 
     Which, is by chance: as many as come to about `most` examples. What was run is
-    counted and stored.
+    counted and stored, added to what lies there from earlier runs.
     """
     growers = (REFERENCE, *GROWERS)
     pairs = [(good, family, item) for good in growers for family in USUAL
@@ -159,13 +159,28 @@ def false_alarms(most: int, store: Path | None) -> int:
         "laws": len({item.name for _, _, item in jobs}),
         "families": len({family for _, family, _ in jobs}),
         "alarms": alarms,
-        "worst_ratio": {law: round(ratio, 4) for law, ratio in sorted(worst.items())},
+        "worst_ratio": {law: round(ratio, 4) for law, ratio in worst.items()},
         "seconds": round(time.perf_counter() - started),
     }
+    if store and store.exists():
+        result = together(json.loads(store.read_text()), result)
     print(json.dumps(result, indent=1))
     if store:
-        store.write_text(json.dumps(result, indent=1) + "\n")
+        store.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     return int(bool(alarms))
+
+
+def together(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """Two records of runs as one: what is counted is added, the worst is the worst of both."""
+    worst = a["worst_ratio"], b["worst_ratio"]
+    return {
+        **{name: a[name] + b[name] for name in ("examples", "alarms", "seconds")},
+        **{name: max(a[name], b[name]) for name in ("laws", "families")},
+        "by_grower": dict(Counter(a["by_grower"]) + Counter(b["by_grower"])),
+        "worst_ratio": {
+            law: max(w.get(law, 0.0) for w in worst) for law in worst[0] | worst[1]
+        },
+    }
 
 
 def matrix(cells: list[Cell], store: Path | None, drawn: Path | None) -> int:
