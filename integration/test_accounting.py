@@ -184,3 +184,51 @@ def test_an_upcycled_mixtral_is_the_llama(tmp_path: Path) -> None:
         sparse.model.layers[1].mlp.experts.down_proj[2, 3, 4] += 1e-3
     bad = saved(sparse, tmp_path / "bad")
     assert "layers.1.expert_down.weight" in first_miss(source, bad)
+
+
+@pytest.mark.parametrize("how", ["scale", "lane", "unread row", "right", "elsewhere"])
+def test_what_is_wrong_is_not_lost_in_the_rounding_of_the_rest(
+    how: str, tmp_path: Path
+) -> None:
+    """In bfloat16 all norms are rounded; what one wrong tensor does is judged by itself."""
+    source = saved(llama().bfloat16(), tmp_path / "source")
+    model = grow(LlamaForCausalLM.from_pretrained(source), WIDER)
+    with torch.no_grad():
+        attention, mlp = model.model.layers[1].self_attn, model.model.layers[1].mlp
+        if how == "scale":
+            attention.q_proj.weight *= (8 / 12) ** 0.5
+        elif how == "lane":
+            attention.q_proj.weight[3] = 0
+        elif how == "unread row":  # licence and prompt need not hold this token
+            model.model.embed_tokens.weight[47] *= -1
+        elif how == "elsewhere":  # twice as loud, half as much heeded
+            mlp.up_proj.weight *= 2
+            mlp.down_proj.weight /= 2
+    result = verify(source, saved(model, tmp_path / "grown"), tokens=16)
+    assert result.same is (how in ("right", "elsewhere")), result
+    if not result.same:
+        assert any(name.endswith("not accounted for") for name in result.reasons)
+        assert "The first tensor that is wrong: " in result.verdict
+
+
+def test_a_norm_that_stores_less_one_is_rounded_where_it_is(tmp_path: Path) -> None:
+    """w + 1 is scaled, w is stored: the steps of bfloat16 are those at w."""
+    model = of_family("gemma2").bfloat16()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.input_layernorm.weight.uniform_(-0.97, -0.6)
+    source = saved(model, tmp_path / "source")
+    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    assert account(source, tmp_path / "grown").complete
+
+
+def test_names_may_lack_their_first_word(tmp_path: Path) -> None:
+    """GPT-2 lies on the hub as h.0.…, not transformer.h.0.…; a base model does so too."""
+    model = of_family("gpt2")
+    source = saved(model, tmp_path / "source")
+    bare = saved(model.transformer, tmp_path / "bare")
+    (bare / "config.json").write_text((source / "config.json").read_text())
+    assert not any(name.startswith("transformer") for name in stored(bare))
+    assert account(source, bare).complete
+    grow_checkpoint(bare, tmp_path / "grown", {"n_inner": 24})
+    assert account(bare, tmp_path / "grown").complete

@@ -325,3 +325,55 @@ def test_a_family_without_a_table_is_compared_by_transformers(tmp_path: Path) ->
     with torch.no_grad():
         model.model.decoder.layers[0].fc2.weight.mul_(1.001)
     assert not verify(source, saved(model, tmp_path / "bad"), tokens=16).same
+
+
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "changes", "same"),
+    [
+        (YARN, {"rope_parameters": YARN | {"attention_factor": 1.0}}, False),
+        (
+            YARN,
+            {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 1.0}},
+            False,
+        ),
+        (YARN, {"rope_parameters": YARN | {"beta_fast": 32, "beta_slow": 1}}, True),
+        (DYNAMIC, {"max_position_embeddings": 48}, False),
+        (DYNAMIC, {"rope_parameters": DYNAMIC | {"factor": 4.0}}, False),
+        (DYNAMIC, {"attention_dropout": 0.1}, True),
+    ],
+)
+def test_frequencies_that_the_clone_has_not_are_compared(
+    rope: dict[str, Any], changes: dict[str, Any], same: bool, tmp_path: Path
+) -> None:
+    """A scale or a length in a rope type shows in no weight, and not in every text."""
+    old = saved(llama(rope_parameters=rope), tmp_path / "old")
+    new = shutil.copytree(old, tmp_path / "new")
+    config = json.loads((new / "config.json").read_text()) | changes
+    (new / "config.json").write_text(json.dumps(config))
+    result = verify(old, new)
+    assert result.same is same
+    assert result.reasons == ([] if same else ["rotary frequencies"])
+    assert result.verdict.startswith("The same function") is same
+
+
+def test_what_transformers_does_not_run_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A source that it cannot run is no source: exit 4, in a sentence; and none is made."""
+    old = saved(llama(), tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    config["rope_parameters"]["rope_type"] = "ntk"
+    (old / "config.json").write_text(json.dumps(config))
+    assert main(["verify", str(old), str(old)]) == 4
+    assert "does not run" in capsys.readouterr().err
+    grown = tmp_path / "grown"
+    assert main(["grow", str(old), str(grown), "--intermediate-size", "40"]) == 4
+    assert "rope_type is 'ntk', expected one of default," in capsys.readouterr().err
+    assert not grown.exists()

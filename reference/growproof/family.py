@@ -10,7 +10,7 @@ import copy
 import functools
 import re
 import reprlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
@@ -164,12 +164,18 @@ class Family:
 
     def rotary(self, rope: Mapping[str, Any], head_dim: int) -> Rotary:
         """The Rotary of rope parameters. Only a partial family reads their factor."""
+        kind = rope.get("rope_type", "default")
+        if kind not in rope_types():
+            raise GrowthError(
+                f"rope_type is {kind!r}, expected one of {', '.join(rope_types())}: "
+                "transformers computes no other"
+            )
         factor = rope.get("partial_rotary_factor", 1.0) if self.partial else 1.0
         more = {ROPE[name]: rope[name] for name in ROPE if rope.get(name)}
         return Rotary(
             theta=float(rope["rope_theta"]),
             dims=int(head_dim * factor),
-            kind=rope.get("rope_type", "default"),
+            kind=kind,
             **more,
         )
 
@@ -273,12 +279,19 @@ class Family:
         return found
 
     def located(self, stored: Iterable[str]) -> dict[tuple[str, int | None], list[str]]:
-        """(stored template, layer) → its tensors' names, in order of head or expert."""
+        """(stored template, layer) → its tensors' names, in order of head or expert.
+
+        Names may lack their first word, as those of GPT-2 on the hub do.
+        """
         found: defaultdict[tuple[str, int | None], list[tuple[int, str]]]
         found = defaultdict(list)
         templates = {NUMBER.sub("#", t): t for t in self.tensors | self.disk}
+        inside = Counter(t.split(".")[0] for t in templates).most_common(1)[0][0]
         for name in stored:
-            template = templates.get(NUMBER.sub("#", name))
+            short = NUMBER.sub(
+                "#", name
+            )  # of the model without its head, transformers'
+            template = templates.get(short) or templates.get(f"{inside}.{short}")
             if template is None:
                 raise GrowthError(
                     f"{name} is no parameter of a {self.model_type} that the table knows"
@@ -348,6 +361,14 @@ class Family:
 def is_table(value: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether rope parameters are those of one layer type among several."""
     return isinstance(value, Mapping)
+
+
+@functools.cache
+def rope_types() -> tuple[str, ...]:
+    """Those that transformers computes."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    return ("default", *ROPE_INIT_FUNCTIONS)
 
 
 def alike(config: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:

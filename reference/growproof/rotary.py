@@ -5,7 +5,9 @@ those of the grown config, at the old lanes' places, are the old ones is not arg
 but looked at: both vectors are computed by the model's own rotary module and compared.
 """
 
+import copy
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from growproof.decoder import GrowthError
 from growproof.families import family_of
+from growproof.family import is_table
 from growproof.growth import Growth
 
 # both are float32, from a handful of operations: equal, or a rounding or two apart
@@ -34,6 +37,21 @@ def frequencies(config: Any) -> dict[str, Tensor]:
     held: dict[str, Any] = rotary.__dict__
     scales = {n: v for n, v in held.items() if n.endswith("attention_scaling")}
     return found | {n: torch.tensor([float(v)]).double() for n, v in scales.items()}
+
+
+def by_length(rope: Mapping[str, Any] | None) -> bool:
+    """Whether frequencies depend on how long the text is."""
+    types = [rope, *filter(is_table, rope.values())] if rope else []
+    return any(t.get("rope_type") in ("dynamic", "longrope") for t in types)
+
+
+def lengthened(config: Any) -> Any:
+    """The config with the frequencies of long texts for all: those of longrope."""
+    config = copy.deepcopy(config)
+    rope = config.rope_parameters
+    if rope and "long_factor" in rope:
+        rope["short_factor"] = rope["long_factor"]
+    return config
 
 
 def refuse_frequencies(config: Any, config_new: Any, growth: Growth) -> None:

@@ -80,7 +80,9 @@ def neighbours(got: Tensor, exact: Tensor, size: Tensor, dtype: torch.dtype) -> 
     have been rounded before they cancelled. What float64 itself rounds is allowed for.
     """
     slack = 8 * unit_roundoff(torch.float64) * size
-    return (got - exact).abs() <= 2 * step(torch.maximum(size, exact), dtype) + slack
+    return (got - exact).abs() <= 2 * step(
+        torch.maximum(size, exact.abs()), dtype
+    ) + slack
 
 
 def largest(x: Tensor) -> float:

@@ -270,7 +270,11 @@ class Accountant:
         origins = self.origins(part, row, at, e)
         if x is None:  # a bias, of which the source has none
             x = y.new_zeros([int(origin.max()) + 1 for origin in origins])
+        before = len(self.account.misses)
         judged(name, x, y, row, origins, self.growth, self.account)
+        if part.startswith("expert_"):
+            found = self.account.misses[before:]
+            self.account.misses[before:] = [replace(miss, expert=e) for miss in found]
         if at is None or row.norm:
             return
         inner = [dim for dim, axis in enumerate(row.axes) if axis != "residual"]

@@ -1,8 +1,8 @@
 """One tensor of the destination against the source's, entry by entry."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,10 @@ from growproof.growth import Growth
 from growproof.padding import centred
 from growproof.rounding import neighbours, unit_roundoff
 from growproof.table import Row
+from growproof.verify.placing import integers
 
 NARROW = (torch.bfloat16, torch.float16)
+ROWS = 64  # of a tensor with wrong entries, that are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,9 @@ class Miss:
     """A tensor with entries that are not accounted for.
 
     index: of the first. wrong: how many. relative: ‖got − expected‖ / ‖expected‖.
-    narrow: dtypes of which the entries are roundings of the source's.
+    narrow: dtypes of which the entries are roundings of the source's. rows: the first of
+    those with a wrong entry. mended: the tensor as it should be, of one expert if it has
+    several; None where that is not known.
     """
 
     name: str
@@ -31,6 +35,9 @@ class Miss:
     wrong: int = 1
     relative: float = 0.0
     narrow: frozenset[torch.dtype] = frozenset()
+    rows: tuple[int, ...] = ()
+    expert: int | None = None
+    mended: Callable[[], Tensor] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         words = ("expert", "row", "column")[-max(len(self.index), 2) :]
@@ -108,11 +115,13 @@ def judged(
     """
     account.tensors += 1
     look = functools.partial(looked_at, x, y, row, origins, growth)
+    whole = functools.partial(look, slice(0, len(y)))
     inside = 0
     for rows in row_blocks(y, row, growth):
         seen = look(rows)
         if seen.wrong.any():
-            account.misses.append(missed(name, y, look(slice(0, len(y)))))
+            miss = missed(name, y, whole())
+            account.misses.append(replace(miss, mended=lambda: mended(y, whole())))
             return
         inside += int(seen.held.sum())
     if stays(x, y, row):
@@ -187,6 +196,12 @@ def must_be_zero(row: Row, origins: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
+def mended(y: Tensor, seen: Looked) -> Tensor:
+    """y with what is wrong as it should be, rounded once."""
+    want = torch.where(seen.held, seen.want, 0).to(y.dtype)
+    return torch.where(seen.wrong, want, y)
+
+
 def length(x: Tensor) -> float:
     """‖x‖."""
     return float((x * x).sum().sqrt())
@@ -215,4 +230,7 @@ def missed(name: str, y: Tensor, seen: Looked) -> Miss:
         wrong=int(wrong.sum()),
         relative=length(inside - w) / size,
         narrow=frozenset(narrow),
+        rows=tuple(integers(wrong.flatten(1).any(1).nonzero().flatten()[:ROWS]))
+        if wrong.ndim > 1
+        else (),
     )

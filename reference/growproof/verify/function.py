@@ -1,6 +1,7 @@
 """Logits, loss and greedy text: in the clone in float64, and in transformers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from growproof.clone import Taps, stages
+from growproof.decoder import Decoder, GrowthError
 from growproof.models import build
 from growproof.padding import State
 from growproof.rounding import Perturbed, largest, unit_roundoff
 from growproof.table import rows, template_of
 from growproof.verify.accounting import Accounted
+from growproof.verify.entries import Miss
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
 
@@ -22,18 +25,21 @@ hub: Any = transformers  # untyped
 
 FACTOR = 4  # of the source's response to one rounding of its weights
 FLOOR = 64 * unit_roundoff(torch.float64)  # of the largest value compared
+MISSED = "not accounted for"
 PROMPT = 64  # tokens before the greedy continuation
 
 Run = Iterator[tuple[str, Taps]]
 
 
-def precision(old: Side, new: Side, known: Accounted) -> Callable[[str], torch.dtype]:
-    """What each weight of the source had to be rounded to once.
+def precision(
+    d: Decoder, old: Side, new: Side, known: Accounted
+) -> Callable[[str], torch.dtype]:
+    """What each weight of a decoder, one of the two, had to be rounded to once.
 
     The destination's dtype, where it is a narrower one, or where the growth has a scalar
     or a centring for it; else it need not change at all, and float64 rounds its sums.
     """
-    table, scaling = rows(old.decoder), known.scaling
+    table, scaling = rows(d), known.scaling
     narrower = unit_roundoff(new.dtype) > unit_roundoff(old.dtype)
 
     def dtype_of(name: str) -> torch.dtype:
@@ -49,7 +55,7 @@ def runs(
 ) -> tuple[Run, Run, Run]:
     """The source, the source with what had to change rounded once, the destination."""
     exact = old.state.map(lambda _, x: x.double())
-    shaken = Perturbed(exact, precision(old, new, known), seed)
+    shaken = Perturbed(exact, precision(old.decoder, old, new, known), seed)
     grown = new.state.map(lambda _, x: x.double())
     return (
         stages(old.decoder, exact, ids),
@@ -148,6 +154,66 @@ def in_the_clone(
     return function_checks("float64", want, shaken, got, ids)
 
 
+class Mended(Mapping[str, Tensor]):
+    """The destination's parameters in float64, the missed ones as they should be."""
+
+    def __init__(self, side: Side, misses: Sequence[Miss]) -> None:
+        self.state = side.state
+        self.misses: dict[str, list[Miss]] = {}
+        for miss in misses:
+            self.misses.setdefault(miss.name, []).append(miss)
+
+    def __getitem__(self, name: str) -> Tensor:
+        x = self.state[name]
+        for miss in self.misses.get(name, []):
+            assert miss.mended is not None
+            if miss.expert is None:
+                x = miss.mended()
+            else:
+                x = x.clone()
+                x[miss.expert] = miss.mended()
+        return x.double()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+@torch.no_grad()
+def of_the_missed(
+    old: Side, new: Side, known: Accounted, ids: Tensor, seed: int
+) -> list[Check]:
+    """What the tensors that are not accounted for do, all else being right.
+
+    The destination beside itself with these as they should be; the budget is what rounding
+    them once does, those that had to change at all. Their tokens are put into the text.
+    """
+    misses = known.account.misses if known.account else []
+    if not misses or any(miss.mended is None for miss in misses):
+        return []
+    ends = ("embed.weight", "head.weight")
+    tokens = sorted({t for miss in misses if miss.name in ends for t in miss.rows})
+    length = ids.shape[1]
+    ids = torch.cat((torch.tensor([tokens], dtype=ids.dtype), ids), 1)[:, :length]
+    right, needed = Mended(new, misses), precision(new.decoder, old, new, known)
+
+    def dtype_of(name: str) -> torch.dtype:
+        return needed(name) if name in right.misses else torch.float64
+
+    shaken = Perturbed(right, dtype_of, seed)
+    got = new.state.map(lambda _, x: x.double())
+    want, moved, found = (
+        last_logits(stages(new.decoder, state, ids), tqdm(disable=True))
+        for state in (right, shaken, got)
+    )
+    count = len(right.misses)
+    name = f"float64, {count} tensor{'s' * (count > 1)} {MISSED}"
+    checks = function_checks(name, want, moved, found, ids)
+    return [check for check in checks if check.passed is not None]
+
+
 @torch.no_grad()
 def in_transformers(
     old: Side, new: Side, known: Accounted, ids: Tensor, continuation: int, seed: int
@@ -158,11 +224,14 @@ def in_transformers(
     holds the noise of a float32 forward pass as well.
     """
     name = "transformers"
-    model = old.load()
-    want = model(ids).logits[0]
-    words, scores = continued(model, ids, continuation)
+    try:
+        model = old.load()
+        want = model(ids).logits[0]
+        words, scores = continued(model, ids, continuation)
+    except Exception as error:
+        raise unrunnable(old.directory, error) from error
     del model
-    dtype_of = precision(old, new, known)
+    dtype_of = precision(old.decoder, old, new, known)
 
     def coarse(name: str) -> torch.dtype:
         return max(dtype_of(name), torch.float32, key=unit_roundoff)
@@ -178,6 +247,15 @@ def in_transformers(
     checks = function_checks(name, want, shaken, got, ids)
     margin = 2 * budget_of(largest(shaken - want), want)
     return [*checks, same_words(words, words_new, scores, margin)]
+
+
+def unrunnable(directory: Path, error: Exception) -> GrowthError:
+    """What is said of a source that transformers does not run."""
+    said = " ".join(str(error).split())[:300]
+    return GrowthError(
+        f"transformers {hub.__version__} does not run {directory}, the source "
+        f"({type(error).__name__}: {said}): there is nothing to compare with"
+    )
 
 
 def rebuilt(side: Side, state: State) -> Any:

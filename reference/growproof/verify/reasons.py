@@ -74,7 +74,7 @@ def unlike(old: Side, new: Side, known: Accounted) -> str:
     if narrow:
         dtype = min(map(str, narrow))[6:]
         return f"Stored in {dtype} in between: its entries are the source's, rounded."
-    return differing(account, misses)
+    return f"{differing(account, misses)} {first(known)}"
 
 
 def differing(account: Account, misses: list[Miss]) -> str:

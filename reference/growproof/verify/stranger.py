@@ -14,7 +14,13 @@ from growproof.reading import BadInput, any_config, decoder_in, fields_of
 from growproof.rounding import largest, rounded
 from growproof.verify.chosen import NAME as GENERATE
 from growproof.verify.chosen import generating
-from growproof.verify.function import budget_of, continued, function_checks, same_words
+from growproof.verify.function import (
+    budget_of,
+    continued,
+    function_checks,
+    same_words,
+    unrunnable,
+)
 from growproof.verify.outcome import Check
 
 hub: Any = transformers  # untyped
@@ -81,9 +87,12 @@ def in_dtype(
     transformers computes softmax, norms and rotary angles in float32 in any case.
     """
     name = f"transformers, {str(dtype)[6:]}"
-    model = loaded(source, dtype)
-    want = model(ids).logits[0].double()
-    words, scores = continued(model, ids, continuation)
+    try:
+        model = loaded(source, dtype)
+        want = model(ids).logits[0].double()
+        words, scores = continued(model, ids, continuation)
+    except Exception as error:
+        raise unrunnable(source, error) from error
     for parameter, p in model.named_parameters():
         p.copy_(rounded(parameter, p, torch.float32, 0))
     shaken = model(ids).logits[0].double()
@@ -105,8 +114,9 @@ def in_dtype(
 def loaded(directory: Path, dtype: torch.dtype) -> Any:
     """The model, by transformers' own code. ValueError where it is there in part."""
     model, info = hub.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, output_loading_info=True, trust_remote_code=False
-    )
+        directory, dtype=dtype, output_loading_info=True, trust_remote_code=False,
+        experts_implementation="eager",  # the others know no float64
+    )  # fmt: skip
     wrong = {k: sorted(map(str, v)) for k, v in info.items() if v}
     if wrong:
         raise ValueError(f"transformers loads {directory} only in part: {wrong}")

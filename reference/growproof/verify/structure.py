@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from growproof.decoder import Decoder, Rotary
 from growproof.families import family_of
 from growproof.family import SIZES
 from growproof.reading import safetensors_in
+from growproof.rotary import by_length, frequencies, lengthened
 from growproof.rounding import unit_roundoff
 from growproof.table import count
 from growproof.verify.outcome import Check
@@ -63,6 +65,8 @@ def structure(old: Side, new: Side) -> list[Check]:
         checks.append(same_format(old, new))
     if old.has_clone and new.has_clone:
         checks.append(same_frequencies(a, b))
+    elif rotaries(a) or rotaries(b):
+        checks.append(same_stock_frequencies(old, new))
     if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
         checks.append(same_eps(old, new))
     return checks
@@ -116,6 +120,43 @@ def same_frequencies(a: Decoder, b: Decoder) -> Check:
         error=max(errors),
         budget=1e-6,
     )
+
+
+def same_stock_frequencies(old: Side, new: Side) -> Check:
+    """The same, by transformers' own module: its rope types mix lengths and scales in.
+
+    Where frequencies depend on the length of a text, what they depend on must be the same
+    number: a text of this length would not show it.
+    """
+    name, configs = "rotary frequencies", (old.config, new.config)
+    found = f"{old.decoder.rotary.dims} → {new.decoder.rotary.dims} lanes"
+    if any(by_length(c.rope_parameters) for c in configs):
+        a, b = map(lengths, configs)
+        told = [f"{k} {a.get(k)} → {b.get(k)}" for k in a | b if a.get(k) != b.get(k)]
+        if told:
+            return Check(name=name, found="; ".join(told), passed=False)
+    errors = [0.0]
+    for some in (configs, [*map(lengthened, configs)]):
+        f, g = (list(frequencies(config).values()) for config in some)
+        if len(f) != len(g) or any(len(y) < len(x) for x, y in zip(f, g, strict=True)):
+            return Check(name=name, found=found, passed=False)
+        for x, y in zip(f, g, strict=True):
+            errors.append((y / x[:, None] - 1).abs().amin(1).max().item())
+    return Check(
+        name=name,
+        found=found,
+        passed=max(errors) <= 1e-6,
+        error=max(errors),
+        budget=1e-6,
+    )
+
+
+def lengths(config: Any) -> dict[str, Any]:
+    """What the frequencies of a rope type depend on beside the number of the lane."""
+    rope = config.rope_parameters
+    names = ("rope_type", "factor", "original_max_position_embeddings")
+    limit = config.max_position_embeddings
+    return {n: rope.get(n) for n in names} | {"max_position_embeddings": limit}
 
 
 def same_eps(old: Side, new: Side) -> Check:
