@@ -252,6 +252,12 @@ class Grown:
         """The row of a concrete tap name."""
         return self.rows[template_of(tap)]
 
+    def placed(self, stored: str) -> str:
+        """The name, in the grown module, of an old parameter of a module."""
+        return re.sub(
+            r"\.(\d+)\.", lambda at: f".{self.layers[int(at[1])]}.", stored, count=1
+        )
+
     def renamed(self, name: str) -> str:
         """The grown model's name of an old tap or parameter: its layer's new index."""
         i = layer_of(name)

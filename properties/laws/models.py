@@ -20,8 +20,8 @@ from transformers import AutoConfig
 
 from .domain import DOMAIN
 
-Regime = Literal["loud", "small", "tidy"]
-REGIMES: tuple[Regime, ...] = ("loud", "small", "tidy")
+Regime = Literal["loud", "small", "tidy", "spiky"]
+REGIMES: tuple[Regime, ...] = ("loud", "small", "tidy")  # that every law draws
 
 
 def loud(d: Decoder, seed: int, regime: Regime = "loud") -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def loud(d: Decoder, seed: int, regime: Regime = "loud") -> dict[str, Tensor]:
 
     Norm weights and biases are not trivial, the embedding has a mean, attention is far
     from uniform. `small`: the residual is so small that its square is about ε. `tidy`:
-    as real checkpoints have them in part (see `tidied`).
+    as real checkpoints have them in part (see `tidied`), `spiky`: as large ones do.
     """
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
@@ -38,6 +38,8 @@ def loud(d: Decoder, seed: int, regime: Regime = "loud") -> dict[str, Tensor]:
             lengths = [size(d, axis) for axis in row.axes]
             x = torch.randn(lengths, generator=generator, dtype=torch.float64)
             state[name] = drawn(x, row, d, regime)
+    if regime == "spiky":
+        spiked(state, d)
     return tidied(state, d, seed) if regime == "tidy" else state
 
 
@@ -57,6 +59,24 @@ def drawn(x: Tensor, row: Row, d: Decoder, regime: Regime) -> Tensor:
 
 # float64's, float32's and bf16's, fp16's
 SUBNORMAL = (1e-310, 1e-39, 3e-6)
+
+
+def spiked(state: dict[str, Tensor], d: Decoder) -> None:
+    """What large checkpoints have, in place: lanes far above the others, norms that are
+    flat, tiny, negative, or shut one lane altogether."""
+    for template, row in rows(d).items():
+        for layer, name in names(d, template, row):
+            x = state[name]
+            if row.norm and row.reads is not None:
+                values = torch.tensor((0.3, 1e-4, -0.7, 30.0), dtype=x.dtype)
+                flat = "attn" in name and not layer
+                x.copy_(
+                    torch.full_like(x, 0.3) if flat else values.repeat(len(x))[: len(x)]
+                )
+                x.sub_(row.offset)
+                x[..., -1:] = -row.offset
+            elif x.ndim == 2 and not row.norm:
+                x[0] *= 50.0
 
 
 def tidied(state: dict[str, Tensor], d: Decoder, seed: int) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+import safetensors.torch
 import torch
 from growproof.models import config_class
 from transformers import (
@@ -20,7 +21,9 @@ from transformers import (
     modeling_layers,
     modeling_utils,
 )
+from transformers.activations import ACT2CLS
 from transformers.integrations import sdpa_attention
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 Home = ModuleType | type | dict[str, Any]
 Patches = dict[tuple[str, str], Any]  # (home, name) → what is there
@@ -56,6 +59,16 @@ def note_models(families: Iterable[str]) -> None:
 # before a grower is imported
 note("transformers' attention", AttentionInterface._global_mapping)
 note("transformers' masks", AttentionMaskInterface._global_mapping)
+note("transformers' rope types", ROPE_INIT_FUNCTIONS)
+note("transformers' activations", ACT2CLS)
+note("safetensors.torch", safetensors.torch)
+for optimizer in (
+    torch.optim.Optimizer,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.SGD,
+):
+    note(f"torch.optim.{optimizer.__name__}", optimizer)
 note("torch", torch)
 note("torch.nn.functional", torch.nn.functional)
 note("torch.testing", torch.testing)

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from .models import Case
 from .registry import hygiene, law, lossless, zero_padding
 from .strategies import cases, fewer
 from .test_decoder import logits_are_equal
-from .world import PARTLY, and_opposite, changed, worn
+from .world import FIRST, PARTLY, and_opposite, changed, hooks_of, worn
 
 # config entries that say how a model was made or stored, not what it computes
 INCIDENTAL = {
@@ -69,7 +70,15 @@ def test_source_is_untouched(grower, case: Case, training: bool) -> None:
         assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
 
 
-@law(hygiene, claim=claims.HYGIENE)
+def mutable(x: Any, where: str) -> Iterator[tuple[int, str]]:
+    """(identity, place) of every list and dict in x."""
+    if isinstance(x, list | dict):
+        yield id(x), where
+        for name, value in x.items() if isinstance(x, dict) else enumerate(x):
+            yield from mutable(value, f"{where}.{name}")
+
+
+@law(hygiene, claim=claims.HYGIENE, version=2)
 @fewer(2)
 @given(case=cases(max_tokens=2))
 def test_nothing_is_shared(grower, case: Case) -> None:
@@ -93,12 +102,13 @@ def test_nothing_is_shared(grower, case: Case) -> None:
         assert model.generation_config is not None, "there is no generation_config"
     one = grown.model.generation_config is grown.source.generation_config
     assert not one, "generation_config is one object in both models"
-    ropes = [
-        getattr(m.config, "rope_parameters", None) for m in (grown.model, grown.source)
-    ]
-    assert ropes[0] is None or ropes[0] is not ropes[1], (
-        "the two configs share rope_parameters"
-    )
+    theirs = dict(mutable(vars(grown.source.config), "config"))
+    for at, where in mutable(vars(grown.model.config), "config"):
+        assert at not in theirs, f"the two models share {where}"
+    buffers = {b.data_ptr(): n for n, b in grown.source.named_buffers() if b.numel()}
+    for name, b in grown.model.named_buffers():
+        other = buffers.get(b.data_ptr())
+        assert other is None, f"{name} shares its memory with the source's {other}"
 
 
 @law(hygiene, claim=claims.HYGIENE, version=3)
@@ -106,7 +116,7 @@ def test_nothing_is_shared(grower, case: Case) -> None:
     case=cases(max_tokens=2),
     dtype=st.sampled_from(("float32", "bfloat16", "float64", "float16")),
     training=st.booleans(),
-    frozen=st.sampled_from(("nothing", "all", "mlp", PARTLY)),
+    frozen=st.sampled_from(("nothing", "all", "mlp", PARTLY, FIRST)),
 )
 def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
     """dtype, device, train/eval mode and requires_grad are those of the source."""
@@ -116,12 +126,21 @@ def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> N
         assert model.training == source.training, "the mode (train/eval) changed"
         modes = {m.training for m in model.modules()}
         assert modes == {source.training}, "a submodule's mode"
-        wanted = {kind(n): p.requires_grad for n, p in source.named_parameters()}
-        for name, p in model.named_parameters():
-            got, on = p.requires_grad, wanted[kind(name)]
-            assert p.dtype == source.dtype, f"{name} is {p.dtype}, not {source.dtype}"
-            assert p.device == source.device, f"{name} is on {p.device}"
-            assert got == on, f"requires_grad of {name} changed"
+        says = getattr(model.config, "dtype", None)
+        assert says in (None, source.dtype), f"config.dtype is {says}"
+        grown = Grown(case, source, model)
+        new = dict(model.named_parameters())
+        for name, old in source.named_parameters():
+            there = grown.placed(name)
+            p = new.pop(there, None)
+            assert p is not None, f"{there} is gone"
+            assert p.dtype == old.dtype, f"{there} is {p.dtype}, not {old.dtype}"
+            assert p.device == source.device, f"{there} is on {p.device}"
+            got, on = p.requires_grad, old.requires_grad
+            assert got == on, f"requires_grad of {there} is {got}, not {on}"
+        dtypes = {kind(n): old.dtype for n, old in source.named_parameters()}
+        for name, p in new.items():
+            assert p.dtype == dtypes[kind(name)], f"the new {name} is {p.dtype}"
 
 
 @law(hygiene, claim=claims.HYGIENE)
@@ -220,6 +239,53 @@ def as_asked(grown: Grown) -> None:
     order = list(dict.fromkeys(order))
     assert order == list(range(grown.decoder.layers)), (
         f"the layers' layer_idx are {order}"
+    )
+
+
+def plain_fields(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module keeps beside tensors and modules: sizes, rates, switches."""
+    return {
+        name: value for name, value in vars(module).items()
+        if isinstance(value, int | float | str | bool | tuple)
+        and not name.startswith("_") and "cached" not in name
+        and name != "gradient_checkpointing"
+    }  # fmt: skip
+
+
+@law(hygiene, claim=claims.HYGIENE)
+@fewer(2)
+@given(case=cases(max_tokens=2), used=st.booleans())
+def test_it_is_as_one_that_was_made_of_its_config(
+    grower, case: Case, used: bool
+) -> None:
+    """Sizes, rates and switches of each module, hooks, order: as transformers has them."""
+    state = {"dtype": "float64", "training": False, "frozen": "nothing"}
+    source = worn(case, **state, attention="eager", used=used)
+    model = grower(source, dict(case.target))
+    twin = type(model)(copy.deepcopy(model.config)).eval()
+    names = [[n for n, _ in m.named_parameters()] for m in (model, twin)]
+    assert names[0] == names[1], (
+        "the parameters are in another order than reloaded ones"
+    )
+    theirs = dict(twin.named_modules())
+    for name, module in model.named_modules():
+        assert name in theirs, f"a reloaded model has no module {name}"
+        told = [*changed(plain_fields(theirs[name]), plain_fields(module))]
+        assert not told, f"{name or 'the model'}, beside a reloaded one: {told[0]}"
+        hooks = hooks_of(module)
+        assert hooks == hooks_of(theirs[name]), f"{name} has {hooks} hooks"
+        own = getattr(module, "config", model.config)
+        if (
+            theirs[name] is not twin
+            and getattr(theirs[name], "config", None) is twin.config
+        ):
+            assert own is model.config, f"{name} has a config of its own"
+    for name, p in model.named_parameters():
+        size, kept = p.numel() * p.element_size(), p.untyped_storage().nbytes()
+        assert kept == size, f"{name} has {size} bytes, and keeps {kept}"
+    asked = list(inspect.signature(model.forward).parameters)
+    assert asked == list(inspect.signature(twin.forward).parameters), (
+        f"forward takes {', '.join(asked)}"
     )
 
 

@@ -18,6 +18,8 @@ from .world import (
     changed,
     elsewhere,
     generators,
+    halved,
+    handled,
     kept,
     source_stock,
     torch_stock,
@@ -87,9 +89,16 @@ def test_two_calls_agree(grower, case: Case, **state: Any) -> None:
     )
     same = not [*changed(bits(first), bits(between))]
     assert not (was_other and same), "another model's weights came back"
+    fresh = halved(other)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(0.5)
+    new, stale = (grower(m, dict(case.target)) for m in (fresh, other))
+    agree(new, stale, " (of a model that was trained on since it was grown)")
     for each in and_opposite(**state):
         each["dtype"] = state["dtype"]
         source = worn(case, **each)
+        source = handled(source) if each["used"] else source
         found = [*changed(bits(first), bits(grower(source, dict(case.target))))]
         assert not found, f"grown in another state of the model, {found[0]} ({each})"
 

@@ -8,8 +8,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import gc
+import logging as root_logging
 import os
 import random
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -25,17 +30,20 @@ from .models import Case
 Stock = dict[str, Any]
 
 PARTLY = "every other"  # parameter of those of the first layer, and all of its kind
+FIRST = ".0."  # what stands in the names of the first layer
 # what a grower can see of a model besides its weights and sizes, drawn by its names
 STATES: dict[str, st.SearchStrategy[Any]] = {
     "dtype": st.sampled_from(("float64", "bfloat16", "float16", "float32")),
     "training": st.booleans(),
-    "frozen": st.sampled_from(("nothing", "all", "mlp", "embed", "norm", PARTLY)),
+    "frozen": st.sampled_from(
+        ("nothing", "all", "mlp", "embed", "norm", PARTLY, FIRST)
+    ),
     "attention": st.sampled_from(("eager", "sdpa")),
     "used": st.booleans(),
 }
 OPPOSITE: dict[Any, Any] = {
     True: False, False: True, "eager": "sdpa", "sdpa": "eager", "nothing": PARTLY,
-    "all": PARTLY,
+    "all": FIRST, PARTLY: FIRST, FIRST: PARTLY,
     "float64": "bfloat16", "bfloat16": "float32", "float32": "float16",
     "float16": "float64",
 }  # fmt: skip
@@ -84,6 +92,18 @@ def worn(
     return model
 
 
+def handled(model: Any) -> Any:
+    """As a trainer leaves it: a hook, a matrix stored by columns, checkpointed blocks."""
+    model.get_input_embeddings().register_forward_hook(lambda *_: None)
+    for p in model.parameters():
+        if p.ndim == 2:
+            p.data = p.data.T.contiguous().T
+    if model.supports_gradient_checkpointing:  # which newer releases call otherwise
+        name = "activation_checkpointing_enable"
+        getattr(model, name, model.gradient_checkpointing_enable)()
+    return model
+
+
 def halved(model: Any) -> Any:
     """A model of the same sizes with other weights: half of each."""
     other = copy.deepcopy(model)
@@ -120,6 +140,29 @@ def back_to(path: str) -> None:
     """The current directory again, if it is there."""
     with contextlib.suppress(OSError):
         os.chdir(path)
+
+
+KNOWN = dict(os.environ)  # pytest's own changes with each test
+
+
+def environment() -> dict[str, str]:
+    """The variables that were there at first and still are."""
+    return {k: os.environ[k] for k in KNOWN if k in os.environ and "PYTEST" not in k}
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def handlers() -> tuple[Any, ...]:
+    """What is done about these signals."""
+    return tuple(map(signal.getsignal, SIGNALS))
+
+
+def handle(known: tuple[Any, ...]) -> None:
+    """Do that about them; where Python can, which is in its main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in zip(SIGNALS, known, strict=True):
+            signal.signal(number, handler)
 
 
 def keeps_subnormals() -> bool:
@@ -214,6 +257,20 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "the hooks of all modules": (hooks_of_all, hook_all),
     "transformers' verbosity": (logging.get_verbosity, logging.set_verbosity),
     "the current directory": (folder, back_to),
+    "an environment variable": (environment, os.environ.update),
+    "garbage collection": (
+        gc.isenabled, lambda on: gc.enable() if on else gc.disable(),
+    ),
+    "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
+    "the level that logging is disabled at": (
+        lambda: root_logging.root.manager.disable, root_logging.disable,
+    ),
+    "what NumPy does about errors": (np.geterr, lambda how: np.seterr(**how)),
+    "what SIGTERM and SIGINT do": (handlers, handle),
+    "cuDNN's benchmarks": (
+        lambda: torch.backends.cudnn.benchmark,
+        lambda on: setattr(torch.backends.cudnn, "benchmark", on),
+    ),
 }  # fmt: skip
 
 

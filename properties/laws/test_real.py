@@ -1,0 +1,104 @@
+"""The sizes and constants of real checkpoints, a few at a time, all others small."""
+
+from typing import Any, NamedTuple
+
+import torch
+from growproof.decoder import GrowthError
+from growproof.models import plan_model
+
+from . import claims
+from .domain import AXES, CONFIG_NAME, DOMAIN, USUAL, table
+from .grown import grow
+from .models import Case, Regime
+from .registry import law, lossless
+from .strategies import named, sized_config
+from .test_decoder import logits_are_equal, stock_logits_are_equal
+
+SMALL = {
+    "hidden": 4, "heads": 1, "groups": 1, "head_dim": 4, "mlp": 4, "expert_mlp": 4,
+    "layers": 1, "vocab": 5, "positions": 128,
+}  # fmt: skip
+
+
+class Real(NamedTuple):
+    """Sizes before and after, where they are not SMALL, and what the config says."""
+
+    old: dict[str, int]
+    new: dict[str, int]
+    config: dict[str, Any] = {}  # noqa: RUF012
+    first: int = 0  # the position of the first token
+    regime: Regime = "loud"
+
+
+SHAPES = {
+    "head_dim_64": Real({"head_dim": 64}, {"head_dim": 128}),
+    "head_dim_80": Real({"head_dim": 80}, {"head_dim": 96}),
+    "head_dim_128": Real({"head_dim": 128}, {"hidden": 132, "heads": 2, "mlp": 6}),
+    "hidden_128": Real({"hidden": 128, "heads": 2, "head_dim": 64},
+                       {"hidden": 256, "heads": 4}),
+    "hidden_576": Real({"hidden": 576, "heads": 9, "groups": 3, "head_dim": 64},
+                       {"hidden": 1152, "heads": 18, "groups": 6}),
+    "mlp_1024": Real({"mlp": 1024}, {"mlp": 4096}),
+    "mlp_thrice": Real({"mlp": 16}, {"mlp": 56}),
+    "layers_12": Real({"layers": 12}, {"layers": 16}),
+    "layers_24": Real({"layers": 24}, {"layers": 32, "hidden": 8, "head_dim": 8}),
+    "groups_8_of_4": Real({"hidden": 32, "heads": 32, "groups": 8},
+                          {"mlp": 8, "heads": 48, "groups": 12, "hidden": 48}),
+    "heads_12": Real({"hidden": 12, "heads": 12, "groups": 12},
+                     {"hidden": 16, "heads": 16, "groups": 16}),
+    "vocab_33000": Real({"vocab": 33_000}, {"hidden": 8, "head_dim": 8, "mlp": 6}),
+    "five_million_entries": Real({"vocab": 650_000, "hidden": 8, "head_dim": 8},
+                                 {"mlp": 6, "hidden": 12, "head_dim": 12}),
+    "all_at_once": Real(
+        {"hidden": 256, "heads": 4, "groups": 2, "head_dim": 64, "mlp": 512, "layers": 2},
+        {"hidden": 384, "heads": 6, "groups": 3, "mlp": 768, "layers": 3}),
+    "positions_8192": Real({}, {"hidden": 8, "head_dim": 8, "mlp": 6},
+                           {"max_position_embeddings": 8192}, 8180),
+    "outliers": Real({"hidden": 8, "head_dim": 8, "mlp": 8, "layers": 2},
+                     {"hidden": 12, "head_dim": 12, "mlp": 12, "layers": 3},
+                     regime="spiky"),
+    "theta_500000": Real({"head_dim": 8, "hidden": 8}, {"head_dim": 16, "hidden": 16},
+                         {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+}  # fmt: skip
+
+
+def real_case(family: str, shape: Real) -> Case | None:
+    """The case in this family, of the axes that are claimed; None where that is none."""
+    fields, free = table(family), DOMAIN.growable(family)
+    old = SMALL | shape.old
+    new = old | {axis: n for axis, n in shape.new.items() if axis in free}
+    for sizes in (old, new):
+        if "groups" not in fields.sizes or not DOMAIN.has("gqa"):
+            sizes["groups"] = sizes["heads"]
+        if fields.tied_head_dim:
+            sizes["hidden"] = sizes["heads"] * sizes["head_dim"]
+    grown = {axis for axis in AXES if new[axis] != old[axis]}
+    config = sized_config(family, old) | shape.config
+    if fields.partial:
+        rope = config.get(
+            "rope_parameters", {"rope_type": "default", "rope_theta": 1e4}
+        )
+        config["rope_parameters"] = rope | {"partial_rotary_factor": 1.0}
+    target = {CONFIG_NAME[f]: n for f, n in named(family, new).items() if f in AXES}
+    case = Case(family, config, dict(reversed(target.items())), 0, shape.regime, 1, 3)
+    try:
+        plan_model(case.hf_config, case.target)
+    except GrowthError:  # heads that do not share, or a hidden_size of no whole heads
+        return None
+    return case if grown and grown <= {*free} else None
+
+
+@law(lossless, claim=claims.LOGITS, budget="decoder", shape=tuple(SHAPES))
+def test_real_sizes_are_lossless(grower, shape: str) -> None:
+    """f' = f where sizes are as checkpoints have them, all of them named in the target."""
+    families = [f for f in DOMAIN.families if f in USUAL] or DOMAIN.families[:2]
+    for case in filter(None, (real_case(f, SHAPES[shape]) for f in families)):
+        grown = grow(case, grower)
+        logits_are_equal(grown)
+        got, had = (
+            m.config.max_position_embeddings for m in (grown.model, grown.source)
+        )
+        assert got == had, f"config.max_position_embeddings was {had}, and is {got}"
+        if first := SHAPES[shape].first:
+            at = torch.arange(first, first + case.tokens)[None]
+            stock_logits_are_equal(grown, "eager", position_ids=at)

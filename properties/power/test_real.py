@@ -1,0 +1,123 @@
+"""Faults that show at the sizes, in the states and in the places of real use alone."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import growproof
+import pytest
+import torch
+
+from ..errors.ledger import recording
+from ..gate.loading import Grower
+from ..laws.domain import CORE, DOMAIN
+from ..laws.registry import items
+
+Change = Callable[[Any, Any], None]  # of the grown model, seeing the source
+LOUDER = 1.01
+
+
+def louder(when: Callable[[Any, Any], bool]) -> Change:
+    """q of the first layer, where the two configs are so."""
+
+    def change(grown: Any, source: Any) -> None:
+        if when(source.config, grown.config):
+            grown.model.layers[0].self_attn.q_proj.weight.data.mul_(LOUDER)
+
+    return change
+
+
+def head_dim(c: Any) -> int:
+    return getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+
+
+def frozen_alike(grown: Any, source: Any) -> None:
+    """Frozen as the first layer is, whatever the others are."""
+    layers = grown.model.layers
+    for layer in layers[1:]:
+        for p, first in zip(layer.parameters(), layers[0].parameters(), strict=True):
+            p.requires_grad_(first.requires_grad)
+
+
+def sizes_stale(grown: Any, source: Any) -> None:
+    """Linear layers that say what they were."""
+    for module in grown.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.in_features -= 1
+
+
+def dropout_lost(grown: Any, source: Any) -> None:
+    """Attention that drops nothing, whatever the config says."""
+    for layer in grown.model.layers:
+        layer.self_attn.attention_dropout = 0.0
+
+
+def buffers_shared(grown: Any, source: Any) -> None:
+    """The source's own frequencies."""
+    grown.model.rotary_emb.inv_freq = source.model.rotary_emb.inv_freq
+
+
+REAL = "test_real_sizes_are_lossless"
+FAULTS: dict[str, tuple[str, Change]] = {
+    "head_dim 64": (f"{REAL}[head_dim_64]", louder(lambda a, b: head_dim(a) == 64)),
+    "head_dim 128": (f"{REAL}[head_dim_128]", louder(lambda a, b: head_dim(a) == 128)),
+    "hidden 576": (f"{REAL}[hidden_576]", louder(lambda a, b: b.hidden_size > 1024)),
+    "layers 12": (f"{REAL}[layers_12]", louder(lambda a, b: a.num_hidden_layers > 11)),
+    "MLP by more than three": (
+        f"{REAL}[mlp_thrice]",
+        louder(lambda a, b: b.intermediate_size > 3 * a.intermediate_size),
+    ),
+    "vocabulary past 2¹⁵": (
+        f"{REAL}[vocab_33000]", louder(lambda a, b: a.vocab_size > 32767),
+    ),
+    "positions 8192": (
+        f"{REAL}[positions_8192]",
+        lambda new, old: setattr(new.config, "max_position_embeddings", 2048),
+    ),
+    "θ of Llama 3": (
+        f"{REAL}[theta_500000]",
+        louder(lambda a, b: a.rope_parameters["rope_theta"] == 5e5),
+    ),
+    "frozen by layers": ("test_dtype_device_and_mode", frozen_alike),
+    "in_features": ("test_it_is_as_one_that_was_made_of_its_config", sizes_stale),
+    "dropout": ("test_it_is_as_one_that_was_made_of_its_config", dropout_lost),
+    "buffers": ("test_nothing_is_shared", buffers_shared),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def llama() -> Iterator[None]:
+    """Llamas alone, and no errors of the grower under test."""
+    before, DOMAIN.features = DOMAIN.features, {*CORE} - {"stablelm"}
+    with recording(None):
+        yield
+    DOMAIN.features = before
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_real_use_is_rejected(name: str) -> None:
+    """By the law that is there for it."""
+    law, change = FAULTS[name]
+
+    def grow(model: Any, target: Any) -> Any:
+        grown = growproof.grow(model, dict(target))
+        change(grown, model)
+        return grown
+
+    with pytest.raises(AssertionError):
+        items()[law].judge(Grower(name, grow))
+
+
+def test_a_memo_is_stale_once_the_model_was_trained() -> None:
+    """Two calls with one object, whose weights were changed in between."""
+    made: dict[tuple[int, str], Any] = {}
+
+    def grow(model: Any, target: Any) -> Any:
+        key = id(model), str(target)
+        if key not in made or made[key][0] is not model:
+            made[key] = model, growproof.grow(model, dict(target)).state_dict()
+        grown = growproof.grow(model, dict(target))
+        grown.load_state_dict(made[key][1])
+        return grown
+
+    with pytest.raises(AssertionError, match="trained on since"):
+        items()["test_two_calls_agree"].judge(Grower("memo", grow))
