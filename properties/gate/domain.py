@@ -63,6 +63,8 @@ def narrow(
         usual -= set(known_families())
         usual |= set(names(family, known_families(), "--family"))
     DOMAIN.features = (usual | set(claimed)) - set(left_out)
+    options = {"--family": family, "--with": more, "--without": without}
+    DOMAIN.asked = tuple(w for o, n in options.items() if n for w in (o, ",".join(n)))
     if not DOMAIN.families:
         raise UnknownName(
             f"--without {','.join(left_out)} leaves nothing that can grow: of "

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..laws import examples
-from ..laws.domain import CONFIG_NAME, table
+from ..laws.domain import CONFIG_NAME, DOMAIN, table
 from ..laws.examples import Example
 from ..laws.models import Case
 from ..laws.registry import Item, Law, zero_padding
@@ -221,7 +221,7 @@ def repeat(judged: Judged, law: Law) -> str:
     words = ["--grower-command", grower.name] if grower.command else [grower.name]
     if grower.name == DEFAULT:
         words = []
-    return shlex.join(["growproof", "check", *words, "-k", law.name])
+    return shlex.join(["growproof", "check", *words, *DOMAIN.asked, "-k", law.name])
 
 
 def told(finding: Mapping[str, Any], error: BaseException) -> str:

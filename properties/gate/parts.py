@@ -210,7 +210,8 @@ def misplaced(part: Part, ratios: Ratios) -> str | None:
     """The right entries in other places, or those of another parameter."""
     new, right = part.new, part.right
     for name, other in part.others.items():
-        if other.shape == new.shape and torch.equal(new, other) and new.any():
+        alike = other.shape == new.shape and torch.equal(new, other)
+        if alike and bool((new != new.flatten()[0]).any()):  # not all one number
             if kind_of(name) == part.kind:
                 return f"{{}} holds what is layer {layer_of(name)}'s"
             return f"{{}} holds what belongs to {kind_of(name)}"

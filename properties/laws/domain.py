@@ -30,6 +30,7 @@ class Domain:
 
     features: set[str] = field(default_factory=lambda: set(CORE))
     dtype: torch.dtype = torch.float64
+    asked: tuple[str, ...] = ()  # the options that made it what it is
 
     def has(self, feature: str) -> bool:
         return feature in self.features

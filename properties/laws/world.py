@@ -288,12 +288,18 @@ def source_stock(model: Any) -> Stock:
         "mode": {n: m.training for n, m in model.named_modules()},
         "hooks": {n: hooks_of(m) for n, m in model.named_modules()},
         "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
-        "config": copy.deepcopy(model.config.to_dict()),
+        "config": copy.deepcopy(told(model.config)),
         "attention implementation": model.config._attn_implementation,
         "generation config": copy.deepcopy(generation.to_dict())
         if generation
         else None,
     }
+
+
+def told(config: Any) -> dict[str, Any]:
+    """A config's entries, but those that saving the model fills in where they are unset."""
+    filled = ("architectures", "dtype", "transformers_version")
+    return {k: v for k, v in config.to_dict().items() if k not in filled}
 
 
 def hooks_of(module: torch.nn.Module) -> int:

@@ -49,6 +49,7 @@ from growproof.checkpoints import opened, read_config, weight_files
 from growproof.codes import format_of
 from growproof.quantised import is_quantised, plain_config
 from growproof.reading import BadInput, any_config
+from growproof.rounding import unit_roundoff
 from growproof.verify.accounting import Accounted, accounted
 from growproof.verify.chosen import NAME as GENERATE
 from growproof.verify.chosen import generating, new_logits, vocabulary
@@ -264,5 +265,9 @@ def accounted_for(old: Side, new: Side, checks: list[Check]) -> str:
     said = "The same function" if told else "The logits are the same function"
     said += " on the old tokens, for" if m > n else " for"
     said += " every input: every entry is accounted for."
+    if unit_roundoff(new.dtype) > unit_roundoff(old.dtype):
+        said = said.replace(
+            "every input:", f"every input, once each weight is {str(new.dtype)[6:]}:"
+        )
     said += f" Tokens {n} to {m - 1} are new." if m > n else ""
     return said if told else f"{said} What generate() makes of them is not."

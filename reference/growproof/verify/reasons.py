@@ -5,6 +5,7 @@ from collections import Counter
 import torch
 
 from growproof.decoder import Decoder
+from growproof.rounding import unit_roundoff
 from growproof.verify.accounting import Accounted
 from growproof.verify.entries import Account, Miss
 from growproof.verify.outcome import Check
@@ -27,7 +28,13 @@ def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
         found = f"{names} of {account.tensors} tensors are not accounted for"
         found = f"{found}; {account.misses[0]}"
         return [Check(name="entries", found=found, passed=passed)]
-    checks = [Check(name="entries", found=counted(account), passed=True)]
+    coarser = unit_roundoff(new.dtype) > unit_roundoff(old.dtype)
+    how = (
+        f"rounded to {str(new.dtype)[6:]}"
+        if coarser
+        else "times a scalar, rounded once"
+    )
+    checks = [Check(name="entries", found=counted(account, how), passed=True)]
     if new.dtype in SIXTEEN_BITS and sums(old.decoder) != sums(new.decoder):
         found = (
             f"may differ in {str(new.dtype)[6:]} itself: longer sums are grouped "
@@ -37,11 +44,11 @@ def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
     return checks
 
 
-def counted(account: Account) -> str:
-    """How many entries are what."""
+def counted(account: Account, how: str) -> str:
+    """How many entries are what; how those that are not equal came to be."""
     found = [f"{account.equal:,} equal"]
     if account.rounded:
-        found.append(f"{account.rounded:,} times a scalar, rounded once")
+        found.append(f"{account.rounded:,} {how}")
     if account.new:
         found.append(f"{account.new:,} new, without effect")
     return "\n".join(found)
