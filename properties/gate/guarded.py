@@ -8,8 +8,6 @@ models). While it runs, the grower has its own patches of them; the laws have no
 
 from __future__ import annotations
 
-import gc
-import logging
 import os
 import sys
 import time
@@ -67,18 +65,13 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def undisturbed_interpreter() -> Iterator[None]:
-    """sys.path, modules, the recursion limit, garbage collection and logging."""
-    path, modules, depth = list(sys.path), dict(sys.modules), sys.getrecursionlimit()
-    collects, silence = gc.isenabled(), logging.root.manager.disable
+    """sys.path and modules; its settings are among those of `laws.world`."""
+    path, modules = list(sys.path), dict(sys.modules)
     try:
         yield
     finally:
-        sys.setrecursionlimit(depth)
         sys.path[:] = path
         sys.modules.update(modules)
-        if collects:
-            gc.enable()
-        logging.disable(silence)
 
 
 @contextmanager

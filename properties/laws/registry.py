@@ -111,10 +111,9 @@ class Item:
 
     def judge(self, grower: Any) -> None:
         """The test on examples that Hypothesis draws. Raises as the test does."""
-        drawn = hasattr(
-            self.law.test, "hypothesis"
-        )  # whose inner test is known already
-        test = self.law.test if drawn else known(self.law, self.law.test)
+        test = self.law.test
+        if not hasattr(test, "hypothesis"):  # else its inner test is known already
+            test = known(self.law, test)
         test(grower=grower, **self.arguments)
 
     def replay(self, grower: Any, example: Example) -> None:

@@ -1,6 +1,6 @@
 """Logits, loss and greedy text: in the clone in float64, and in transformers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,31 +154,16 @@ def in_the_clone(
     return function_checks("float64", want, shaken, got, ids)
 
 
-class Mended(Mapping[str, Tensor]):
-    """The destination's parameters in float64, the missed ones as they should be."""
-
-    def __init__(self, side: Side, misses: Sequence[Miss]) -> None:
-        self.state = side.state
-        self.misses: dict[str, list[Miss]] = {}
-        for miss in misses:
-            self.misses.setdefault(miss.name, []).append(miss)
-
-    def __getitem__(self, name: str) -> Tensor:
-        x = self.state[name]
-        for miss in self.misses.get(name, []):
-            assert miss.mended is not None
-            if miss.expert is None:
-                x = miss.mended()
-            else:
-                x = x.clone()
-                x[miss.expert] = miss.mended()
-        return x.double()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.state)
-
-    def __len__(self) -> int:
-        return len(self.state)
+def as_it_should_be(x: Tensor, misses: Sequence[Miss]) -> Tensor:
+    """A tensor of the destination in float64, without what was missed in it."""
+    for miss in misses:
+        assert miss.mended is not None
+        if miss.expert is None:
+            x = miss.mended()
+        else:
+            x = x.clone()
+            x[miss.expert] = miss.mended()
+    return x.double()
 
 
 @torch.no_grad()
@@ -197,18 +182,22 @@ def of_the_missed(
     tokens = sorted({t for miss in misses if miss.name in ends for t in miss.rows})
     length = ids.shape[1]
     ids = torch.cat((torch.tensor([tokens], dtype=ids.dtype), ids), 1)[:, :length]
-    right, needed = Mended(new, misses), precision(new.decoder, old, new, known)
+    missed: dict[str, list[Miss]] = {}
+    for miss in misses:
+        missed.setdefault(miss.name, []).append(miss)
+    needed = precision(new.decoder, old, new, known)
 
     def dtype_of(name: str) -> torch.dtype:
-        return needed(name) if name in right.misses else torch.float64
+        return needed(name) if name in missed else torch.float64
 
+    right = new.state.map(lambda name, x: as_it_should_be(x, missed.get(name, [])))
     shaken = Perturbed(right, dtype_of, seed)
     got = new.state.map(lambda _, x: x.double())
     want, moved, found = (
         last_logits(stages(new.decoder, state, ids), tqdm(disable=True))
         for state in (right, shaken, got)
     )
-    count = len(right.misses)
+    count = len(missed)
     name = f"float64, {count} tensor{'s' * (count > 1)} {MISSED}"
     checks = function_checks(name, want, moved, found, ids)
     return [check for check in checks if check.passed is not None]

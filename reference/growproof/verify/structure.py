@@ -19,6 +19,7 @@ from growproof.table import count
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
 
+FREQUENCIES = "rotary frequencies"
 MORE = {"experts": "experts", "expert_mlp": "size of an expert"}
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -104,22 +105,19 @@ def same_frequencies(a: Decoder, b: Decoder) -> Check:
     Positions beyond the text show a wrong one, and a text does not. 1e-6: transformers
     computes them in float32.
     """
-    before, after = rotaries(a), rotaries(b)
-    found = f"{a.rotary.dims} → {b.rotary.dims} lanes"
+    f, g = ([r.frequencies() for r in rotaries(d)] for d in (a, b))
+    return among(a, b, f, g)
+
+
+def among(a: Decoder, b: Decoder, before: list[Tensor], after: list[Tensor]) -> Check:
+    """The check that old frequencies are among new ones, of one rotary after the other."""
+    name, found = FREQUENCIES, f"{a.rotary.dims} → {b.rotary.dims} lanes"
     pairs = list(zip(before, after, strict=False))
-    if len(before) != len(after) or any(r.dims < s.dims for s, r in pairs):
-        return Check(name="rotary frequencies", found=found, passed=False)
-    errors = [0.0]
-    for r, s in pairs:
-        f, g = r.frequencies(), s.frequencies()
-        errors.append((g / f[:, None] - 1).abs().amin(1).max().item())
-    return Check(
-        name="rotary frequencies",
-        found=found,
-        passed=max(errors) <= 1e-6,
-        error=max(errors),
-        budget=1e-6,
-    )
+    if len(before) != len(after) or any(len(g) < len(f) for f, g in pairs):
+        return Check(name=name, found=found, passed=False)
+    errors = [(g / f[:, None] - 1).abs().amin(1).max().item() for f, g in pairs]
+    error = max([0.0, *errors])
+    return Check(name=name, found=found, passed=error <= 1e-6, error=error, budget=1e-6)
 
 
 def same_stock_frequencies(old: Side, new: Side) -> Check:
@@ -128,27 +126,17 @@ def same_stock_frequencies(old: Side, new: Side) -> Check:
     Where frequencies depend on the length of a text, what they depend on must be the same
     number: a text of this length would not show it.
     """
-    name, configs = "rotary frequencies", (old.config, new.config)
-    found = f"{old.decoder.rotary.dims} → {new.decoder.rotary.dims} lanes"
+    configs = (old.config, new.config)
     if any(by_length(c.rope_parameters) for c in configs):
         a, b = map(lengths, configs)
         told = [f"{k} {a.get(k)} → {b.get(k)}" for k in a | b if a.get(k) != b.get(k)]
         if told:
-            return Check(name=name, found="; ".join(told), passed=False)
-    errors = [0.0]
-    for some in (configs, [*map(lengthened, configs)]):
-        f, g = (list(frequencies(config).values()) for config in some)
-        if len(f) != len(g) or any(len(y) < len(x) for x, y in zip(f, g, strict=True)):
-            return Check(name=name, found=found, passed=False)
-        for x, y in zip(f, g, strict=True):
-            errors.append((y / x[:, None] - 1).abs().amin(1).max().item())
-    return Check(
-        name=name,
-        found=found,
-        passed=max(errors) <= 1e-6,
-        error=max(errors),
-        budget=1e-6,
+            return Check(name=FREQUENCIES, found="; ".join(told), passed=False)
+    f, g = (
+        [x for c in (config, lengthened(config)) for x in frequencies(c).values()]
+        for config in configs
     )
+    return among(old.decoder, new.decoder, f, g)
 
 
 def lengths(config: Any) -> dict[str, Any]:
