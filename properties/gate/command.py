@@ -37,7 +37,8 @@ the laws
   -m PROMISE               PROMISES
   -k WORD                  laws whose name has the word
   --edition YEAR           the laws of an edition (2027) and no other
-  -n 2                     in two processes (needs pytest-xdist)
+  -n 2                     in two processes (default: one a core, up to four, where
+                           all laws run; -n 0: in one)
   --hypothesis-profile thorough   1000 random examples a law (default: quick, 12)
 what is expected
   --xfails FILE            expected failures: law | reason | link | expires | ceiling
@@ -54,7 +55,9 @@ what is kept
   -v                       every failure in full
 """
 LIMIT = 60.0  # seconds for one growth
+MOST = 4  # processes: each imports torch and transformers
 OURS = re.findall(r"--[a-z-]+", HELP)
+SPREAD = {*OURS, "-m", "-v", "-vv", "-q"}  # options of a run that is worth it
 # pytest's options that take the next word
 TAKES_NEXT = (
     "-k", "-m", "-n", "-p", "-c", "-o", "-r", "-W", "--family", "--with", "--without", "--xfails",
@@ -100,8 +103,37 @@ def read(words: list[str]) -> list[str] | None:
         raise UsageError(
             "-n needs pytest-xdist: pip install pytest-xdist, or leave it out"
         )
+    found += spread(words)
     loud = any(re.fullmatch(r"-v+|--verbose|--tb(=.*)?", word) for word in words)
     return found if loud else ["-q", "--tb=no", "-rN", *found]
+
+
+def spread(words: list[str]) -> list[str]:
+    """The -n of a run of all laws that says nothing of it: one a core, up to MOST.
+
+    A run that ends in a crash is one without a verdict, so that no worker is started anew.
+    """
+    asked = valued(words, "-n") or value_of(words, "-n")
+    if asked is None:
+        narrowed = any(
+            word.startswith("-") and word.split("=")[0] not in SPREAD for word in words
+        ) or any("::" in word for _, word in positions(words))
+        bare = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+        if narrowed or bare or importlib.util.find_spec("xdist") is None:
+            return []
+        within = "PYTEST_XDIST_WORKER" in os.environ  # the cores are in use already
+        asked = "0" if within else str(min(MOST, cores()))
+        if int(asked) < 2:
+            return []
+        return ["-n", asked, "--max-worker-restart=0"]
+    return [] if asked == "0" else ["--max-worker-restart=0"]
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def help_text() -> str:

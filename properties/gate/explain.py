@@ -9,6 +9,7 @@ from growproof.padding import place
 from growproof.rounding import Responses
 
 from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
+from ..laws.domain import CONFIG_NAME, table
 from ..laws.grown import Grown, forward
 from ..laws.models import Case
 
@@ -56,12 +57,21 @@ def tap(case: Case, grower: Any) -> str:
         return ""
 
 
+def grows(case: Case) -> dict[str, tuple[int, int]]:
+    """axis → its size before and after, of those that grow."""
+    own = table(case.family).sizes
+    found: dict[str, tuple[int, int]] = {}
+    for axis, name in CONFIG_NAME.items():
+        new = case.target.get(name)
+        old = case.config.get(own.get(axis, name), getattr(case.decoder, axis))
+        if new is not None and old != new:
+            found[axis] = (old, new)
+    return found
+
+
 def describe(case: Case) -> str:
     """The shrunk shapes and growth, on one line."""
-    sizes = ", ".join(
-        f"{name} {case.config.get(name, '')}→{size}"
-        for name, size in case.target.items()
-    )
+    sizes = ", ".join(f"{CONFIG_NAME[a]} {m}→{n}" for a, (m, n) in grows(case).items())
     return (
         f"{case.family}, hidden {case.decoder.hidden}, heads {case.decoder.heads}, key/value "
         f"heads {case.decoder.groups}, head_dim {case.decoder.head_dim}, layers "

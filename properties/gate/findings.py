@@ -121,8 +121,7 @@ def cause(finding: Mapping[str, Any]) -> str:
 
 def axes(case: Case) -> str:
     """The axes that a case grows, by their names."""
-    names = [axis for axis, name in CONFIG_NAME.items() if name in case.target]
-    return ", ".join(names) or "growing nothing"
+    return ", ".join(explain.grows(case)) or "growing nothing"
 
 
 USUAL: dict[str, Any] = {"dtype": torch.float64, "training": False, "frozen": set()}

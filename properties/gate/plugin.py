@@ -99,6 +99,7 @@ class Gate:
         self.failures: dict[str, xfails.Expected] = {}
         self.deselected: Counter[str] = Counter()
         self.nothing: str | None = None
+        self.ended = ""  # how a process of the run ended before the run did
         self.session: pytest.Session | None = None
         self.scripted = False  # whether each failure carries the script that repeats it
         self.seen = Seen()
@@ -162,7 +163,8 @@ class Gate:
                 self.deselected[reason] += 1
         if dropped:
             self.config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+        # a sentence about one example says more of a cause than one about all weights
+        items[:] = sorted(kept, key=is_certificate)
         yield
         today = datetime.date.today()
         for entry in self.expected.values():
@@ -235,6 +237,8 @@ class Gate:
             return
         item_of = registry.items().get(within(item))
         example = self.seen.failed[-1] if self.seen.failed else {}
+        if not example and self.seen.case:  # a law that draws nothing: no other example
+            item_of, example = None, {"case": self.seen.case}
         found = findings.found(law, item_of, example, error, self.judged, self.known)
         if item_of and example.get("case") and self.option.repro_dir:
             path = findings.write_script(
@@ -289,11 +293,18 @@ class Gate:
         if self.option.write_xfails:
             xfails.dump(self.failures.values(), Path(self.option.write_xfails))
         self.nothing = score.nothing_judged(self.stats(), asked)
+        if self.ended:
+            self.nothing = (
+                "no verdict: a process of the run, and of the grower, ended before the run "
+                f"did ({self.ended}); -n 0 runs in one"
+            )
         if self.nothing and exitstatus in (0, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        if error:
+            self.ended = str(error)
         found = getattr(node, "workeroutput", {}).get("growproof_asked")
         if found is not None:
             self.judged.asked.merge(found)
@@ -355,6 +366,12 @@ class Gate:
             return ""
         told = (dict(r.user_properties) for r in stats["passed"])
         return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
+
+
+def is_certificate(item: pytest.Item) -> bool:
+    """Whether a law speaks of all weights of a shape."""
+    law = law_of(getattr(item, "function", None))
+    return law is not None and law.tier == "certified"
 
 
 def summed(deselected: Counter[str]) -> list[tuple[str, int]]:

@@ -70,6 +70,29 @@ def test_n_without_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "cores", "n"),
+    [
+        ([], 2, "2"), ([], 1, None), ([], 64, "4"), (["-n", "3"], 2, "3"),
+        (["-n0"], 2, None), (["grow.py:grow", "-m", "lossless", "--without=mlp"], 2, "2"),
+        (["-k", "mlp"], 2, None), (["-x"], 2, None), (["laws/test_mlp.py::test_x"], 2, None),
+    ],
+)  # fmt: skip
+def test_all_laws_run_on_all_cores(
+    words: list[str], cores: int, n: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is said of it, and within no worker of another run."""
+    monkeypatch.setattr(command, "cores", lambda: cores)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    found = command.read(words)
+    assert found is not None
+    assert command.value_of(found, "-n") == (n or command.value_of(words, "-n"))
+    assert ("--max-worker-restart=0" in found) == (n is not None)
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    if "-n" not in words:
+        assert "--max-worker-restart=0" not in (command.read(words) or [])
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [("1/0", "ZeroDivisionError"), ("exit(3)", "SystemExit: 3"), ("(", "SyntaxError")],
 )

@@ -44,6 +44,12 @@ def grow(model, target, factor=1.0):
 def grow_wrong(model, target):
     return grow(model, target, factor=1 + 1e-5)
 
+def wrong_far(model, target):
+    grown = grow(model, target)
+    if model.config.max_position_embeddings > 100_000:
+        grown.model.layers[0].mlp.down_proj.weight.data[1] *= 1.001
+    return grown
+
 def raises(model, target):
     raise RuntimeError("out of luck")
 
@@ -201,7 +207,6 @@ def test_scripts_repeat_the_law_that_failed(rejected, elsewhere: Path) -> None:
 
 def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
     """-n 2: the same failures as without, and exit 1."""
-    pytest.importorskip("xdist", reason="pip install pytest-xdist (growproof[test])")
     alone = check(elsewhere, "othergrowers:grow_wrong", "-q", "-p", "no:randomly")
     spread = check(elsewhere, "othergrowers:grow_wrong", "-q", "-n", "2")
 
@@ -209,6 +214,16 @@ def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
     last = [done.stdout.splitlines()[-1] for done in (alone, spread)]
     assert last[0] == last[1]
     assert "down_proj is scaled" in last[0]
+
+
+def test_a_law_that_draws_nothing_names_the_part(elsewhere: Path) -> None:
+    """A fault that shows with the constants of a published model alone."""
+    words = ("othergrowers:wrong_far", "-q", "-k", "published", *ONLY_MLP)
+    done = run(elsewhere, "-m", "growproof.cli", "check", *words)
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert "violates lossless on llama mlp: down_proj differs" in last
+    assert "; intermediate_size 4→8; loud weights" in " ".join(done.stdout.split())
 
 
 def test_failures_are_kept_in_the_example_database(

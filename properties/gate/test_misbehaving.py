@@ -120,6 +120,12 @@ def well_at_first(model, target):
 
 dies = lambda model, target: os._exit(0)
 
+def dies_later(model, target):
+    calls.append(target)
+    if len(calls) > 2:
+        os._exit(0)
+    return growproof.grow(model, target)
+
 def hangs(model, target):
     while True:
         pass
@@ -254,6 +260,13 @@ def test_the_end_of_its_process_is_no_verdict(
     done = check(growers, name, "--grower-timeout=2")
     assert done.returncode == 4, done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == f"no verdict: {said}"
+
+
+def test_the_end_of_a_worker_is_no_verdict(growers: Path) -> None:
+    """In two processes as in one: exit 4, one sentence, and no worker is started anew."""
+    done = check(growers, "dies_later", "-n", "2")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "no verdict: a process of the run" in done.stdout.splitlines()[-1]
 
 
 NOTES = f"import os, sys, time, pathlib; p = pathlib.Path(os.environ[{FOLDER!r}]); "

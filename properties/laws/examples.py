@@ -22,10 +22,11 @@ PLAIN = (Case, str, int, float, bool)
 @dataclass
 class Seen:
     """What laws have to tell: the example at hand, those that they failed on, in order,
-    so that the last one is shrunk, and what they counted.
+    so that the last one is shrunk, and what they counted. case: the last that was grown.
     """
 
     example: Example = field(default_factory=dict)
+    case: Case | None = None
     failed: list[Example] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -47,6 +48,12 @@ def count(**numbers: int) -> None:
     """Add to the counts of whoever is watching."""
     if seen := _seen.get():
         seen.counts.update(numbers)
+
+
+def growing(case: Case) -> None:
+    """Note the case that a law has grown, drawn or not."""
+    if seen := _seen.get():
+        seen.case = case
 
 
 def current() -> Example:

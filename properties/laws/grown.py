@@ -21,6 +21,7 @@ from growproof.padding import State, place, take
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor
 
+from . import examples
 from .models import Case
 
 
@@ -311,5 +312,6 @@ def moved(state: State, order: Tensor) -> State:
 
 def grow(case: Case, grower: Any, dtype: torch.dtype | None = None) -> Grown:
     """The case, grown: in `dtype`, by default that of the domain."""
+    examples.growing(case)
     source = case.model(dtype)
     return Grown(case, source, grower(source, dict(case.target)))

@@ -1,19 +1,22 @@
 """The sizes and constants of real checkpoints, a few at a time, all others small."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from growproof.decoder import GrowthError
+from growproof.decoder import SURVIVING_ROPE_TYPES, GrowthError
 from growproof.models import plan_model
 
 from . import claims
 from .domain import AXES, CONFIG_NAME, DOMAIN, USUAL, table
 from .grown import grow
 from .models import Case, Regime
+from .published import PUBLISHED, Published
 from .registry import law, lossless
 from .strategies import named, sized_config
 from .test_decoder import logits_are_equal, stock_logits_are_equal
 
+KNOWN = {*SURVIVING_ROPE_TYPES}  # to the clone; the others are stock code's business
 SMALL = {
     "hidden": 4, "heads": 1, "groups": 1, "head_dim": 4, "mlp": 4, "expert_mlp": 4,
     "layers": 1, "vocab": 5, "positions": 128,
@@ -47,6 +50,7 @@ SHAPES = {
     "heads_12": Real({"hidden": 12, "heads": 12, "groups": 12},
                      {"hidden": 16, "heads": 16, "groups": 16}),
     "vocab_33000": Real({"vocab": 33_000}, {"hidden": 8, "head_dim": 8, "mlp": 6}),
+    "mlp_16390": Real({"hidden": 256, "mlp": 16390}, {"hidden": 260, "head_dim": 6}),
     "five_million_entries": Real({"vocab": 650_000, "hidden": 8, "head_dim": 8},
                                  {"mlp": 6, "hidden": 12, "head_dim": 12}),
     "all_at_once": Real(
@@ -73,12 +77,13 @@ def real_case(family: str, shape: Real) -> Case | None:
         if fields.tied_head_dim:
             sizes["hidden"] = sizes["heads"] * sizes["head_dim"]
     grown = {axis for axis in AXES if new[axis] != old[axis]}
+    grown -= {"groups"} - {*fields.sizes}
     config = sized_config(family, old) | shape.config
     if fields.partial:
-        rope = config.get(
-            "rope_parameters", {"rope_type": "default", "rope_theta": 1e4}
-        )
-        config["rope_parameters"] = rope | {"partial_rotary_factor": 1.0}
+        rope = {
+            "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0,
+        } | config.get("rope_parameters", {})  # fmt: skip
+        config["rope_parameters"] = rope
     target = {CONFIG_NAME[f]: n for f, n in named(family, new).items() if f in AXES}
     case = Case(family, config, dict(reversed(target.items())), 0, shape.regime, 1, 3)
     try:
@@ -101,4 +106,33 @@ def test_real_sizes_are_lossless(grower, shape: str) -> None:
         assert got == had, f"config.max_position_embeddings was {had}, and is {got}"
         if first := SHAPES[shape].first:
             at = torch.arange(first, first + case.tokens)[None]
+            stock_logits_are_equal(grown, "eager", position_ids=at)
+
+
+def published_cases(family: str, model: Published) -> Iterator[Case]:
+    """All widths and depth at once, and the lanes of its heads, as far as they can grow."""
+    layers = len(model.config.get("layer_types", "1"))
+    old = SMALL | {"hidden": 24, "layers": layers, "vocab": 40} | model.sizes
+    many = {axis: 2 * old[axis] for axis in ("heads", "hidden", "mlp")}
+    grouped = old["groups"] * (2 if old["groups"] == old["heads"] else 1)
+    many |= {"groups": grouped, "layers": layers + 1, "expert_mlp": 8}
+    if table(family).whole_heads:
+        old["hidden"] = old["heads"] * -(-24 // old["heads"])
+        many["hidden"] = 2 * old["hidden"]
+    for new in (many, {"head_dim": 2 * old["head_dim"]}):
+        case = real_case(family, Real(old, new, model.config))
+        if case:
+            yield case
+
+
+@law(lossless, claim=claims.LOGITS, budget="decoder", family=tuple(PUBLISHED))
+def test_constants_of_published_models_are_heeded(grower, family: str) -> None:
+    """f' = f with all that published configs say of a family, but for most sizes."""
+    for model in PUBLISHED[family]:
+        for case in published_cases(family, model):
+            grown = grow(case, grower)
+            if {k.rotary.kind for k in case.decoder.kinds if k.rotary} <= KNOWN:
+                logits_are_equal(grown)
+            last = case.hf_config.max_position_embeddings - case.tokens
+            at = torch.arange(last, last + case.tokens)[None]
             stock_logits_are_equal(grown, "eager", position_ids=at)

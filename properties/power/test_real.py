@@ -1,5 +1,6 @@
 """Faults that show at the sizes, in the states and in the places of real use alone."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,14 +15,17 @@ from ..laws.registry import items
 
 Change = Callable[[Any, Any], None]  # of the grown model, seeing the source
 LOUDER = 1.01
+Q = re.compile(r"(q_proj|c_attn|qkv_proj|query_key_value)\.weight")
 
 
 def louder(when: Callable[[Any, Any], bool]) -> Change:
-    """q of the first layer, where the two configs are so."""
+    """q (or what holds it) of the first layer, where the two configs are so."""
 
     def change(grown: Any, source: Any) -> None:
         if when(source.config, grown.config):
-            grown.model.layers[0].self_attn.q_proj.weight.data.mul_(LOUDER)
+            weights = dict(grown.named_parameters())
+            name = next(n for n in weights if ".0." in n and Q.search(n))
+            weights[name].data.mul_(LOUDER)
 
     return change
 
@@ -56,7 +60,14 @@ def buffers_shared(grown: Any, source: Any) -> None:
     grown.model.rotary_emb.inv_freq = source.model.rotary_emb.inv_freq
 
 
+def end_lost(grown: Any, source: Any) -> None:
+    """What lies past 2²² entries of a matrix of the MLP."""
+    for layer in grown.model.layers:
+        layer.mlp.gate_proj.weight.data.view(-1)[2**22 :] = 0
+
+
 REAL = "test_real_sizes_are_lossless"
+PUBLISHED = "test_constants_of_published_models_are_heeded"
 FAULTS: dict[str, tuple[str, Change]] = {
     "head_dim 64": (f"{REAL}[head_dim_64]", louder(lambda a, b: head_dim(a) == 64)),
     "head_dim 128": (f"{REAL}[head_dim_128]", louder(lambda a, b: head_dim(a) == 128)),
@@ -76,6 +87,36 @@ FAULTS: dict[str, tuple[str, Change]] = {
     "θ of Llama 3": (
         f"{REAL}[theta_500000]",
         louder(lambda a, b: a.rope_parameters["rope_theta"] == 5e5),
+    ),
+    "MLP past 2²² entries": (f"{REAL}[mlp_16390]", end_lost),
+    "Llama 3's positions": (
+        f"{PUBLISHED}[llama]", louder(lambda a, b: a.max_position_embeddings > 10**5),
+    ),
+    "nine heads on three": (
+        f"{PUBLISHED}[llama]",
+        louder(lambda a, b: (a.num_attention_heads, a.num_key_value_heads) == (9, 3)),
+    ),
+    "a window of 4096": (
+        f"{PUBLISHED}[mistral]", louder(lambda a, b: (a.sliding_window or 0) > 4000),
+    ),
+    "eight experts": (
+        f"{PUBLISHED}[mixtral]", louder(lambda a, b: a.num_local_experts > 7),
+    ),
+    "128 experts": (f"{PUBLISHED}[qwen3_moe]", louder(lambda a, b: a.num_experts > 100)),
+    "GPT-2's positions": (f"{PUBLISHED}[gpt2]", louder(lambda a, b: a.n_positions > 1000)),
+    "score scale of Gemma 2 27B": (
+        f"{PUBLISHED}[gemma2]", louder(lambda a, b: a.query_pre_attn_scalar == 144),
+    ),
+    "θ of SmolLM3": (
+        f"{PUBLISHED}[smollm3]",
+        louder(lambda a, b: a.rope_parameters["rope_theta"] == 5e6),
+    ),
+    "score scale of Granite": (
+        f"{PUBLISHED}[granite]", louder(lambda a, b: a.attention_multiplier < 0.01),
+    ),
+    "yarn": (
+        f"{PUBLISHED}[arcee]",
+        louder(lambda a, b: a.rope_parameters["rope_type"] == "yarn"),
     ),
     "frozen by layers": ("test_dtype_device_and_mode", frozen_alike),
     "in_features": ("test_it_is_as_one_that_was_made_of_its_config", sizes_stale),
@@ -97,6 +138,8 @@ def llama() -> Iterator[None]:
 def test_a_fault_of_real_use_is_rejected(name: str) -> None:
     """By the law that is there for it."""
     law, change = FAULTS[name]
+    if PUBLISHED in law:
+        DOMAIN.features |= {law.split("[")[1].rstrip("]"), "rope_types"}
 
     def grow(model: Any, target: Any) -> Any:
         grown = growproof.grow(model, dict(target))
