@@ -35,7 +35,7 @@ from properties.power.detection import RESULTS
 from properties.proofs import graph
 from properties.proofs.claims import claims
 
-from . import ladder
+from . import ladder, scaling
 
 DOCS = Path(__file__).parents[1] / "docs"
 FAULTS = DOCS / "_static" / "faults.js"
@@ -243,6 +243,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "theorems.md": {"theorems": theorems_table},
     "claims.md": {"claims": claimed.markdown},
     "ladder.md": {"ladder-gpu": ladder.at_the_articles_sizes, "ladder": ladder.of_the_shipped},
+    "speed.md": {"scaling": scaling.ratios, "estimate": scaling.estimates},
     "break.md": {"in every family": families_table, "missed": missed_list},
 }  # fmt: skip
 

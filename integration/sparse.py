@@ -40,6 +40,11 @@ def peak() -> int:
     return 1024 * int(line.split()[1])
 
 
+def forget() -> None:
+    """Let the peak be what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def size(directory: Path) -> int:
     """The bytes of all weights in a directory, holes counted."""
     return sum(file.stat().st_size for file in directory.glob("*.safetensors"))
@@ -56,7 +61,7 @@ def main() -> None:
     )  # fmt: skip
     source = sparse(at / "source", config)
     grow_checkpoint(source, at / "small", {"vocab_size": 32_064}, progress=False)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    forget()
     before = peak()
     target = {"hidden_size": 2560, "head_dim": 160, "intermediate_size": 10_240}
     grow_checkpoint(source, at / "grown", target, progress=False)

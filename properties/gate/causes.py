@@ -136,6 +136,7 @@ def nearest(
     return right, {n: w != 0 for n, w in state(where).items()}
 
 
+TOKENS = 64
 Change = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
@@ -206,8 +207,9 @@ def only_live(old: Any, new: Any) -> bool:
 
 
 def logits(model: Any) -> Tensor:
-    """The logits of every token in turn, in float64."""
-    ids = torch.arange(model.config.vocab_size)[None]
+    """The logits of a text of every token, or of TOKENS of them, in float64."""
+    vocab = model.config.vocab_size
+    ids = torch.linspace(0, vocab - 1, min(TOKENS, vocab)).long()[None]
     with torch.no_grad():
         return copy.deepcopy(model).double().eval()(ids, use_cache=False).logits
 

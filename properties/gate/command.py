@@ -105,7 +105,8 @@ def read(words: list[str]) -> list[str] | None:
         )
     found += spread(words)
     loud = any(re.fullmatch(r"-v+|--verbose|--tb(=.*)?", word) for word in words)
-    return found if loud else ["-q", "--tb=no", "-rN", *found]
+    listing = "--collect-only" in words or "--co" in words  # -q of its own: names alone
+    return found if loud or listing else ["-q", "--tb=no", "-rN", *found]
 
 
 def spread(words: list[str]) -> list[str]:

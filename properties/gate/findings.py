@@ -10,6 +10,7 @@ import re
 import shlex
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ SWITCHES = (
     "tie_word_embeddings",
 )  # fmt: skip
 SECONDS = 5.0  # for looking for a smaller case
+LOOKED = (
+    3  # failures of a law in a family whose causes are looked for: one takes a second
+)
 
 
 def found(
@@ -41,11 +45,13 @@ def found(
     error: BaseException,
     judged: Judged,
     known: dict[str, dict[str, Any]],
+    looked: Counter[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """All of it, as strings and numbers, to be sent and shown.
 
     item: what can be run again on another example. known: cause → what was found of it
-    before: its case is not made smaller again.
+    before: its case is not made smaller again. looked: (law, family) → how often causes
+    were looked for: no more than LOOKED times.
     """  # fmt: skip
     case, message, again = example.get("case"), first_line(error), repeat(judged, law)
     law = item.law if item else law  # that which is replayed
@@ -57,6 +63,10 @@ def found(
     }  # fmt: skip
     if case is None:
         return told
+    if looked is not None:
+        looked[law.name, case.family] += 1
+        if looked[law.name, case.family] > LOOKED:
+            return told | {"case": explain.describe(case), "family": case.family}
     try:
         return told | known_of(told, item, example, error, judged, known)
     except Exception as crash:  # an explanation never ends the run

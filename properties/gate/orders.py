@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 LIKE = 0.999  # of the cosine of two vectors that are one, scaled
+MOST = 2048  # items that are compared each with each
 
 
 At = tuple[int, tuple[int, ...], int]  # a dim, its sizes, which of these is reordered
@@ -78,18 +79,24 @@ def features(state: State, at: dict[str, At]) -> Tensor:
 
 
 def matched(new: Tensor, right: Tensor) -> Tensor | None:
-    """The order of the right items in which they are the new ones, scaled; None: no such."""
+    """The order of the right items in which they are the new ones, scaled; None: no such.
+
+    An item that is at its place stays there. Of more than MOST others none is looked for.
+    """
     one, two = (normalize(x, dim=1) for x in (new, right))
-    like, order = (one @ two.T).abs(), torch.full((len(new),), -1)
-    for i in one.any(1).nonzero()[:, 0]:
+    places = torch.arange(len(new))
+    order = places.where((one * two).sum(1).abs() >= LIKE, -1)
+    elsewhere = places[(order < 0) & one.any(1)]
+    free = places[~torch.isin(places, order)]
+    if len(elsewhere) > MOST:
+        return None
+    like = (one[elsewhere] @ two[free].T).abs()
+    for i, at in enumerate(elsewhere):
         j = int(like[i].argmax())
         if like[i, j] < LIKE:
             return None
-        order[i], like[:, j] = j, -1.0
-    taken = {*order.tolist()}
-    order[order < 0] = torch.tensor(
-        [j for j in range(len(new)) if j not in taken], dtype=order.dtype
-    )
+        order[at], like[:, j] = free[j], -1.0
+    order[order < 0] = places[~torch.isin(places, order)]
     return order
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -154,18 +155,23 @@ def factor_of(a: Tensor, b: Tensor, ratios: Ratios) -> float | None:
     return r if r and not ((a - r * b).abs() > allowed).any() else None
 
 
+NOT_CLOSED = re.compile(r"-?\d+\.\d+(e[+-]?\d+)?|-?\d+e[+-]?\d+")
+
+
 def scaled(part: Part, ratios: Ratios) -> str | None:
     """The right entries times one factor."""
     r = factor_of(part.new, part.right, ratios)
     if r is None:
         return None
     first, right = preferred(part.kind), scale_of(part, ratios)
-    if right and not ratios.near(right, 1, 8):
-        if ratios.near(r * right, 1, 8):
-            return f"{ratios.name(right, first)} is missing from {{}}"
-        named = ratios.name(right * r, first)
-        return f"{{}} is scaled by {named}, expected {ratios.name(right, first)}"
-    return f"{{}} is scaled by {ratios.name(r, first)}, expected no scale"
+    scale = 1 if not right or ratios.near(right, 1, 8) else right
+    if scale != 1 and ratios.near(r * scale, 1, 8):
+        return f"{ratios.name(scale, first)} is missing from {{}}"
+    named = ratios.name(r * scale, first)
+    if NOT_CLOSED.fullmatch(named):
+        return f"{{}} is {ratios.name(r, first)} times what it should be"
+    wanted = "no scale" if scale == 1 else ratios.name(scale, first)
+    return f"{{}} is scaled by {named}, expected {wanted}"
 
 
 def scale_of(part: Part, ratios: Ratios) -> float | None:
@@ -284,12 +290,15 @@ def heads(part: Part, ratios: Ratios) -> str | None:
     return "{} holds its heads in other places" if same else None
 
 
+MOST = 257  # places that something may be shifted by, and one
+
+
 def shifted(part: Part, ratios: Ratios) -> str | None:
     """The right rows or columns, but some places further on, and the rest lost."""
     new, right = part.new, part.right
     enough = int(right.count_nonzero()) // 2
     for dim, n in enumerate(right.shape):
-        for k in range(1, n):
+        for k in range(1, min(n, MOST)):
             front, back = (w.narrow(dim, 0, n - k) for w in (new, right))
             behind, ahead = (w.narrow(dim, k, n - k) for w in (new, right))
             for a, b, where in ((front, ahead, "front"), (behind, back, "back")):

@@ -104,6 +104,7 @@ class Gate:
         self.scripted = False  # whether each failure carries the script that repeats it
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
+        self.looked = Counter[tuple[str, str]]()
         self.findings: list[dict[str, Any]] = []
         self.outdated: list[str] = []
         if option.write_xfails and Path(option.write_xfails).exists():
@@ -239,7 +240,9 @@ class Gate:
         example = self.seen.failed[-1] if self.seen.failed else {}
         if not example and self.seen.case:  # a law that draws nothing: no other example
             item_of, example = None, {"case": self.seen.case}
-        found = findings.found(law, item_of, example, error, self.judged, self.known)
+        found = findings.found(
+            law, item_of, example, error, self.judged, self.known, self.looked
+        )
         if item_of and example.get("case") and self.option.repro_dir:
             path = findings.write_script(
                 Path(self.option.repro_dir), item_of, example, self.judged

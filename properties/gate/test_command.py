@@ -42,6 +42,12 @@ def test_a_word_of_any_length_is_no_file(
     assert not is_within(" or ".join(["two_calls_agree"] * 400), tmp_path)
 
 
+def test_a_listing_is_as_it_was_asked_for() -> None:
+    """What a run that selects nothing says lists the laws by name."""
+    found = command.read(["--collect-only", "-q"])
+    assert found == ["-m", "law", "--collect-only", "-q"]
+
+
 def test_help_names_every_option_and_feature(
     pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,7 +182,7 @@ def test_a_wrong_grower_is_told_on_one_screen(rejected) -> None:
         assert text in out, text
     last = out.splitlines()[-1]
     assert last.startswith("othergrowers:grow_wrong violates zero_padding on llama")
-    assert "down_proj is scaled by 1.00001, expected no scale" in last
+    assert "down_proj is 1.00001 times what it should be" in last
     assert len(out.splitlines()) <= 60
     assert "@given" not in out
     assert "it raises" not in out
@@ -344,7 +344,7 @@ def test_expected_failures(rejected, elsewhere: Path, tmp_path: Path) -> None:
     """Written, they make the run pass; each way of being out of date makes it fail."""
     assert rejected.returncode == 1
     path, wrong = elsewhere / "written.txt", ("othergrowers:grow_wrong",)
-    reason = "| down_proj is scaled by 1.00001, expected no scale |"
+    reason = "| down_proj is 1.00001 times what it should be |"
     assert f"test_mlp_maps_padded_to_padded {reason}" in path.read_text()
     assert check(elsewhere, *wrong, f"--xfails={path}").returncode == 0
     again = check(elsewhere, *wrong, f"--write-xfails={path}")

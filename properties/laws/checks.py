@@ -60,6 +60,9 @@ BUDGETS: dict[Budget, float] = {
 }
 
 
+# Two draws of signs were once 167 times too small. From here on 30 more are not made.
+HOPELESS = 1e8
+
 More = Callable[[], float] | tuple[Callable[[], float], ...]
 
 
@@ -90,7 +93,7 @@ def close(
     Both must be finite and of the same shape. law, budget: those of the law that is
     being tested, unless they are said. tap: the name in the old model. more: larger
     responses, of draws or more draws, each asked for where those before it give more than
-    one unit. n: the longest sum, by default over the grown axes of the case.
+    one unit; the last, of the most draws, not where they give HOPELESS. n: the longest sum, by default over the grown axes of the case.
     """
     __tracebackhide__ = True
     if actual.shape != expected.shape:
@@ -107,8 +110,10 @@ def close(
     u = unit_roundoff(dtype)
     measure = functools.partial(ledger.measure, actual, expected, n=n, dtype=dtype)
     got = measure(scale=max(response / u, 1e-300))
-    for draw in (more,) if callable(more) else more:
-        if got.ratio > 1:
+    draws = (more,) if callable(more) else more
+    for draw in draws:
+        hopeless = draw is draws[-1] and got.ratio > HOPELESS
+        if got.ratio > 1 and not hopeless:
             got = measure(scale=max(draw() / u, 1e-300))
     size = "tiny" if case.decoder.hidden <= 64 else "small"
     ledger.record(

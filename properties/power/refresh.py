@@ -83,6 +83,9 @@ ARTEFACTS: dict[str, Artefact] = {
          "python integration/train.py stablelm_2_1_6b --device cuda",
          "python -m integration.ladder --stablelm build/stablelm_2_1_6b --write"),
         minutes=60),
+    "scaling": Artefact(  # on a quiet machine
+        ("integration/results/scaling-cpu.json", "integration/results/scaling-cpu.svg"),
+        ("python -m integration.scaling",), minutes=60),
     "gallery": Artefact(
         ("integration/results/others/README.md",
          *(f"integration/results/others/{name}.json" for name in OTHERS)),
@@ -116,7 +119,8 @@ ARTEFACTS: dict[str, Artefact] = {
          "python -m properties.proofs.graph properties/proofs"), minutes=3),
     "docs": Artefact(
         ("docs/_static/faults.js", "docs/mathematics.md", "docs/tolerances.md",
-         "docs/theorems.md", "docs/claims.md", "docs/ladder.md", "docs/break.md"), ("python -m integration.docs",), minutes=1),
+         "docs/theorems.md", "docs/claims.md", "docs/ladder.md", "docs/speed.md",
+         "docs/break.md"), ("python -m integration.docs",), minutes=1),
     "readme": Artefact(
         ("README.md",),
         ("python -m properties.power.claims",), minutes=1),
