@@ -1,6 +1,7 @@
 From mathcomp Require Import all_ssreflect all_algebra.
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
-From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale QkNorm Decoder Centred.
+From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale QkNorm Decoder.
+From Growproof Require Import Centred.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -30,6 +31,8 @@ Local Open Scope ring_scope.
 (*              zero bias. A norm has weight and bias; RMSNorm ignores it.    *)
 (*    decoder f c d F k == the decoder of these.                              *)
 (*    centre_weights D k == k, its writers centred.                           *)
+(*    average_weights tied D k == k, whose writers hold, behind the first D   *)
+(*              lanes, the mean of these; so does a head that is tied.        *)
 (******************************************************************************)
 
 Inductive qk_norm := NoNorm | OfHead | OfAll.
@@ -90,7 +93,8 @@ Definition turn c K (kd : kind) t : vec A -> vec A := if theta kd is Some base t
     rotary (A := A) (@GRing.opp R) n (fun k => cosine kd t (speed k))
       (fun k => sine kd t (speed k))
   else id.
-Definition scaled c K (s : R) : R := if score c is Some a then a * s else s / Num.sqrt K%:R.
+Definition scaled c K (s : R) : R :=
+  if score c is Some a then a * s else s / Num.sqrt K%:R.
 Definition embed_times c D (x : R) : R :=
   x * ((if root_embedding f then Num.sqrt D%:R else 1) * ebd_times c).
 
@@ -103,16 +107,33 @@ Definition layer_of c d (l : params) : layer A :=
     (normed_qk (lane d) (kv d) (eps c) (k_norm l))
     (turn c (lane d) (of_kind l)) (masked (of_kind l)) (attw l) (ffw l).
 Definition model_of c d F (times : A -> A) tb ps ls w hw hb : model A :=
-  @Model A d F (scaled c (lane d)) (activation c) (has_gate f) (shared f != 0%N) times tb ps
-    (map (layer_of c d) ls) (norm (hid d) (eps c) w) hw hb (cap_logits c).
+  @Model A d F (scaled c (lane d)) (activation c) (has_gate f) (shared f != 0%N) times tb
+    ps (map (layer_of c d) ls) (norm (hid d) (eps c) w) hw hb (cap_logits c).
 Definition decoder c d F (k : weights) := model_of c d F (embed_times c (hid d))
   (embedding k) (wpe k) (blocks k) (last_norm k) (head_w k) (head_b k).
 
-Definition centre_params D (l : params) := Params (of_kind l) (norm1 l) (norm2 l) (out1 l)
-  (out2 l) (q_norm l) (k_norm l) (centred_attn D (attw l)) (centred_feed D (ffw l)).
+Definition centre_params D (l : params) := Params (of_kind l) (norm1 l) (norm2 l)
+  (out1 l) (out2 l) (q_norm l) (k_norm l) (centred_attn D (attw l)) (centred_feed D (ffw l)).
 Definition centre_weights D (k : weights) := Weights (fun v => centre D (embedding k v))
   (omap (fun q t => centre D (q t)) (wpe k)) (map (centre_params D) (blocks k))
   (last_norm k) (head_w k) (head_b k).
+(* behind the first D lanes, their mean *)
+Definition average D (x : nat -> R) i : R := if (i < D)%N then x i else mean D x.
+Definition average_mlp D (p : mlp_weights A) : mlp_weights A := @MlpWeights A (wg p)
+  (bg p) (wu p) (bu p) (fun i u => average D (wd p ^~ u) i) (average D (bd p)).
+Definition average_params D (l : params) := Params (of_kind l) (norm1 l) (norm2 l)
+  (out1 l) (out2 l) (q_norm l) (k_norm l)
+  (let p := attw l in @Attn A (wq p) (bq p) (wk p) (bk p) (wv p) (bv p)
+    (fun i a => average D (wo p ^~ a) i) (average D (bo p)))
+  (match ffw l with
+   | Dense p => Dense (average_mlp D p)
+   | Sparse s => Sparse (Experts (many s) (width s) (route s) (wr s)
+       (fun e => average_mlp D (expert s e)))
+   end).
+Definition average_weights (tied : bool) D (k : weights) := Weights
+  (fun v => average D (embedding k v)) (omap (fun q t => average D (q t)) (wpe k))
+  (map (average_params D) (blocks k)) (last_norm k)
+  (fun v => if tied then average D (head_w k v) else head_w k v) (head_b k).
 (* a LayerNorm before every reader, and nothing else that looks at the residual *)
 Definition centrable : bool := [&& is_layer f, pre f, ~~ post f, ~~ plus_one f,
   ~~ root_embedding f & if qk f is NoNorm then true else false].
@@ -165,10 +186,9 @@ Qed.
 
 Lemma centred_mean0 : let mean0 (x : vec A) := mean D x = 0 in
   [/\ forall t v, mean0 (embedded (centred m) t v),
-      List.Forall (fun l =>
-        (forall x t, mean0 (p1 (layer_of c d l) (att_out softmax T (centred m) (layer_of c d l) x t)))
-        /\ forall x, mean0 (p2 (layer_of c d l) (ff_out (centred m) (layer_of c d l) x)))
-        (blocks kc)
+      List.Forall (fun l0 => let l := layer_of c d l0 in
+        (forall x t, mean0 (p1 l (att_out softmax T (centred m) l x t)))
+        /\ forall x, mean0 (p2 l (ff_out (centred m) l x))) (blocks kc)
     & forall x y, mean0 x -> mean0 y -> mean0 (fun i => x i + y i)].
 Proof.
 have [P0 Pa Pf Padd] := @centred_streams R T softmax m D_gt0; split=> //.

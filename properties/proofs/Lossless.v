@@ -1,6 +1,7 @@
 From mathcomp Require Import all_ssreflect all_algebra.
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
-From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale QkNorm Decoder Centred Families.
+From Growproof Require Import Mlp Experts RmsNorm LayerNorm Scale QkNorm Decoder.
+From Growproof Require Import Centred Families.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -42,7 +43,8 @@ Local Notation decoder := (decoder power f).
 Local Notation centrable := (centrable f).
 
 Variables (D D' G G' Rp Rp' K K' F F' : nat) (ef : nat -> nat).
-Hypotheses (D_gt0 : (0 < D)%N) (K_gt0 : (0 < K)%N) (G_gt0 : (0 < G)%N) (Rp_gt0 : (0 < Rp)%N).
+Hypotheses (D_gt0 : (0 < D)%N) (K_gt0 : (0 < K)%N).
+Hypotheses (G_gt0 : (0 < G)%N) (Rp_gt0 : (0 < Rp)%N).
 Hypotheses (D_le : (D <= D')%N) (G_le : (G <= G')%N) (Rp_le : (Rp <= Rp')%N).
 Hypotheses (K_le : (K <= K')%N) (efP : emb F F' ef).
 Let d := Dims D G Rp K.
@@ -59,10 +61,10 @@ Definition lanes_fit : bool := match lanes c with
   end.
 Definition grow_theta (x : R) : R :=
   if (lanes c == None) && ~~ between then power x (K'%:R / K%:R) else x.
-Definition grow_kind (kd : kind) := Kind (omap grow_theta (theta kd)) (cosine kd) (sine kd)
-  (masked kd).
-Definition grow_config := Config (eps c * (D%:R / D'%:R)) (score c) (lanes c) (ebd_times c)
-  (res_times c) (cap_logits c) (activation c).
+Definition grow_kind (kd : kind) :=
+  Kind (omap grow_theta (theta kd)) (cosine kd) (sine kd) (masked kd).
+Definition grow_config := Config (eps c * (D%:R / D'%:R)) (score c) (lanes c)
+  (ebd_times c) (res_times c) (cap_logits c) (activation c).
 
 (* the scalars: of the scores, of q and k, of their norms, of the embedding *)
 Definition of_score : R := if score c is Some _ then 1 else ratio K' K.
@@ -106,7 +108,8 @@ Record writes_layer (l l' : params) := WritesLayer {
   out2_at : writes_norm (ratio D D') (out2 l) (out2 l');
   q_norm_at : writes_qk (qry d) (qry d') qm of_score (q_norm l) (q_norm l');
   k_norm_at : writes_qk (kv d) (kv d') kvm 1 (k_norm l) (k_norm l');
-  attw_at : attn_scattered (A := A) d d' id place ( *%R of_q) ( *%R of_k) (attw l) (attw l');
+  attw_at : attn_scattered (A := A) d d' id place ( *%R of_q) ( *%R of_k)
+    (attw l) (attw l');
   ffw_at : writes_feed (ffw l) (ffw l') }.
 
 Definition zero_writer (p : mlp_weights A) :=
@@ -142,8 +145,10 @@ Definition grow_qk n n' e (a : R) (w : nat -> R) := match qk f with
   | OfAll => grow_vec n e (a * ratio n n') w
   end.
 Definition grow_attn (p : attn A) : attn A := Attn
-  (scatter (qry d) D qm id (fun o i => of_q * wq p o i : A)) (pad (qry d) qm (fun o => of_q * bq p o : A))
-  (scatter (kv d) D kvm id (fun o i => of_k * wk p o i : A)) (pad (kv d) kvm (fun o => of_k * bk p o : A))
+  (scatter (qry d) D qm id (fun o i => of_q * wq p o i : A))
+  (pad (qry d) qm (fun o => of_q * bq p o : A))
+  (scatter (kv d) D kvm id (fun o i => of_k * wk p o i : A))
+  (pad (kv d) kvm (fun o => of_k * bk p o : A))
   (scatter (kv d) D kvm id (wv p)) (pad (kv d) kvm (bv p))
   (scatter D (qry d) id qm (wo p)) (pad D id (bo p)).
 Definition grow_mlp n e (p : mlp_weights A) : mlp_weights A := MlpWeights
@@ -157,11 +162,13 @@ Definition grow_feed (p : feed A) : feed A := match p with
 Definition grow_params (l : params) : params := Params (grow_kind (of_kind l))
   (grow_norm (ratio D D') (norm1 l)) (grow_norm (ratio D D') (norm2 l))
   (grow_norm (ratio D D') (out1 l)) (grow_norm (ratio D D') (out2 l))
-  (grow_qk (qry d) (qry d') qm of_score (q_norm l)) (grow_qk (kv d) (kv d') kvm 1 (k_norm l))
+  (grow_qk (qry d) (qry d') qm of_score (q_norm l))
+  (grow_qk (kv d) (kv d') kvm 1 (k_norm l))
   (grow_attn (attw l)) (grow_feed (ffw l)).
 Definition grow_weights (k : weights) s : weights := Weights
   (fun v => @pad A D id (fun i => embedding k v i * of_embedding))
-  (omap (fun q t => @pad A D id (q t)) (wpe k)) s (grow_norm (ratio D D' / of_head) (last_norm k))
+  (omap (fun q t => @pad A D id (q t)) (wpe k)) s
+  (grow_norm (ratio D D' / of_head) (last_norm k))
   (fun v => @pad A D id (fun i => head_w k v i * of_head)) (head_b k).
 
 Let r : R := D%:R / D'%:R.
@@ -194,10 +201,16 @@ Lemma pad_rpadded n n' e (x : nat -> R) : emb n n' e -> rpadded n n' e x (@pad A
 Proof. by move=> eP; apply/(padE _ _ eP). Qed.
 
 Lemma grow_norm_at a w : writes_norm a w (grow_norm a w).
-Proof. by split; [apply/(grow_vec_at _ _ (emb_id D_le)) | apply/pad_rpadded/emb_id]. Qed.
+Proof.
+by split; [apply/(grow_vec_at _ _ (emb_id D_le)) | apply/pad_rpadded/emb_id].
+Qed.
 
-Lemma grow_mlp_at n n' e p : emb n n' e -> mlp_scattered D D' n n' id e p (grow_mlp n e p).
-Proof. by move=> eP; split; try (apply: pad_rpadded => //; exact: emb_id); apply: scatterP => //; apply: emb_id. Qed.
+Lemma grow_mlp_at n n' e p : emb n n' e ->
+  mlp_scattered D D' n n' id e p (grow_mlp n e p).
+Proof.
+move=> eP; have idP := emb_id D_le.
+by split; try (by apply: pad_rpadded); apply: scatterP.
+Qed.
 
 Lemma grow_params_at l : writes_layer l (grow_params l).
 Proof.
@@ -205,8 +218,10 @@ have eP := place_emb; have idP := emb_id D_le.
 have qmP : emb (qry d) (qry d') qm := prodmap_emb (headmap_emb G_le Rp_le) eP.
 have kvmP : emb (kv d) (kv d') kvm := prodmap_emb (emb_id G_le) eP.
 split=> //=; try exact: grow_norm_at.
-- rewrite /writes_qk /grow_qk; case: qk => //; [apply: grow_vec_at eP | apply: grow_vec_at qmP].
-- rewrite /writes_qk /grow_qk; case: qk => //; [apply: grow_vec_at eP | apply: grow_vec_at kvmP].
+- rewrite /writes_qk /grow_qk; case: qk => //; first exact: grow_vec_at eP.
+  exact: grow_vec_at qmP.
+- rewrite /writes_qk /grow_qk; case: qk => //; first exact: grow_vec_at eP.
+  exact: grow_vec_at kvmP.
 - by split; try (by apply: pad_rpadded); apply: scatterP.
 case: ffw => [p|s] /=; first exact: grow_mlp_at.
 exists id; split=> //=; first exact/emb_id/leq_addr.
@@ -271,7 +286,8 @@ Qed.
 
 Lemma qk_grown l l' : writes_layer l l' ->
   attn_grown (A := A) d d' id (headmap Rp Rp') place ( *%R of_score)
-    (normed_qk K (qry d) (eps c) (q_norm l)) (normed_qk K' (qry d') (eps c') (q_norm l'))
+    (normed_qk K (qry d) (eps c) (q_norm l))
+    (normed_qk K' (qry d') (eps c') (q_norm l'))
     (normed_qk K (kv d) (eps c) (k_norm l)) (normed_qk K' (kv d') (eps c') (k_norm l'))
     (attw l) (attw l').
 Proof.
@@ -317,10 +333,13 @@ Hypothesis norms_grow : forall w w' x x', writes_norm (ratio D D') w w' -> P x -
   rpadded D D' id (norm D (eps c) w x) (norm D' (eps c') w' x').
 Hypothesis post_free : post f -> ~~ is_layer f /\ forall x, P x.
 
-Lemma norm_if_grown (b : bool) w w' x x' : (b -> P x) -> writes_norm (ratio D D') w w' ->
+Lemma norm_if_grown (b : bool) w w' x x' :
+  (b -> P x) -> writes_norm (ratio D D') w w' ->
   rpadded D D' id x x' ->
   rpadded D D' id (norm_if b D (eps c) w x) (norm_if b D' (eps c') w' x').
-Proof. by rewrite /norm_if; case: b => // Px wP xP; apply: norms_grow => //; apply: Px. Qed.
+Proof.
+by rewrite /norm_if; case: b => // Px wP xP; apply: norms_grow => //; apply: Px.
+Qed.
 
 Lemma out_grown w w' x x' : writes_norm (ratio D D') w w' -> rpadded D D' id x x' ->
   rpadded D D' id (fun i => norm_if (post f) D (eps c) w x i * res_times c)
@@ -349,7 +368,8 @@ by rewrite y0 // mul0r.
 Qed.
 
 Lemma growth :
-  (forall v, (v < V)%N -> rpadded D D' id (fun i => times (tb v i)) (fun i => times' (tb' v i))) ->
+  (forall v, (v < V)%N ->
+    rpadded D D' id (fun i => times (tb v i)) (fun i => times' (tb' v i))) ->
   match ps, ps' with
   | Some q, Some q' => forall t, (t < T)%N -> rpadded D D' id (q t) (q' t)
   | None, None => True | _, _ => False end ->
@@ -360,8 +380,9 @@ Lemma growth :
   (forall v i, (v < V)%N -> (i < D)%N -> hw' v i = hw v i * of_head) ->
   (forall v, (v < V)%N -> hb' v = hb v) ->
   (forall t v, (v < V)%N -> P (embedded m t v)) ->
-  List.Forall (fun l => (forall x t, P (p1 (layer_of c d l) (att_out softmax T m (layer_of c d l) x t)))
-    /\ forall x, P (p2 (layer_of c d l) (ff_out m (layer_of c d l) x))) ls ->
+  List.Forall (fun l0 => let l := layer_of c d l0 in
+    (forall x t, P (p1 l (att_out softmax T m l x t)))
+    /\ forall x, P (p2 l (ff_out m l x))) ls ->
   (forall x y, P x -> P y -> P (fun i => x i + y i)) ->
   model_grown softmax T P V id (headmap Rp Rp') place ef id ( *%R of_score)
     ( *%R of_head^-1) m m'.
@@ -422,7 +443,7 @@ Proof.
 move=> normP lastP postP [eP pP bP nP hP hbP] t v t_lt v_lt.
 suff mP : model_grown softmax T (fun=> True) V id (headmap Rp Rp') place ef id
     ( *%R of_score) ( *%R of_head^-1) (decoder c d F k) (decoder c' d' F' k').
-  exact: (@decoder_logits A softmax T _ V id _ _ _ id _ _ _ _ mP tok tok_lt t v t_lt v_lt).
+  exact: (decoder_logits (ev := id) mP tok_lt t_lt v_lt).
 apply: growth => //.
 - by move=> w w' x x' wP _; apply: normP.
 - by move=> /postP.
@@ -470,7 +491,8 @@ have rE : ratio D D' = 1 by rewrite /ratio DE divff ?sqrtr1 // pnatr_eq0 -lt0n.
 have hE : of_head = 1 by rewrite /of_head /of_embedding rE !if_same.
 have normP w w' x x' : writes_norm (ratio D D') w w' -> rpadded D D' id x x' ->
     rpadded D D' id (norm D (eps c) w x) (norm D' (eps c') w' x').
-  rewrite rE /= DE divff ?mulr1 ?pnatr_eq0 -?lt0n // /norm layerE => -[wP [bP _]] [xP _].
+  rewrite rE /= DE divff ?mulr1 ?pnatr_eq0 -?lt0n //.
+  rewrite /norm layerE => -[wP [bP _]] [xP _].
   split=> [i i_lt|i i_lt]; last by rewrite img_id i_lt.
   rewrite -(eq_ln (eps c) w.1 w.2 (x := x')) => [|j /xP//|//].
   by have := wP i i_lt; rewrite mulr1 /ln /rms => /addrI->; rewrite [w'.2 _]bP.
@@ -496,7 +518,8 @@ by move=> i i_lt; have := wP i i_lt; rewrite /one oneE !add0r.
 Qed.
 
 Lemma centrable_scalars : centrable ->
-  [/\ of_head = 1, of_embedding = 1 & forall n e (x : R), embed_times e n x = x * (1 * ebd_times e)].
+  [/\ of_head = 1, of_embedding = 1
+    & forall n e (x : R), embed_times e n x = x * (1 * ebd_times e)].
 Proof.
 move=> /and5P[_ _ _ _ /andP[/negPf rootE _]].
 have eE : of_embedding = 1 by rewrite /of_embedding rootE.
@@ -504,7 +527,8 @@ by split=> // [|n e x]; rewrite ?/of_head ?eE ?if_same // /embed_times rootE.
 Qed.
 
 Lemma centred_growth times' tb' ps' ls' w' hw' hb' : centrable ->
-  (forall v, (v < V)%N -> rpadded D D' id (centred_times f c d k v) (fun i => times' (tb' v i))) ->
+  (forall v, (v < V)%N ->
+    rpadded D D' id (centred_times f c d k v) (fun i => times' (tb' v i))) ->
   match omap (fun q t => centre D (q t)) (wpe k), ps' with
   | Some q, Some q' => forall t, (t < T)%N -> rpadded D D' id (q t) (q' t)
   | None, None => True | _, _ => False end ->
@@ -523,7 +547,7 @@ have [P0 Pls Padd] := @centred_mean0 R power f c d F softmax T D_gt0 fam k.
 suff mP : model_grown softmax T (fun x => mean D x = 0) V id (headmap Rp Rp') place ef id
     ( *%R of_score) ( *%R of_head^-1) (centred (decoder c d F k))
     (model_of c' d' F' times' tb' ps' ls' w' hw' hb').
-  exact: (@decoder_logits A softmax T _ V id _ _ _ id _ _ _ _ mP tok tok_lt t v t_lt v_lt).
+  exact: (decoder_logits (ev := id) mP tok_lt t_lt v_lt).
 rewrite centredE; rewrite centredE in P0 Pls.
 apply: growth => //; first exact: layer_grown_mean0.
 - by have := fam; rewrite /centrable => /and5P[_ _ /negPf->].
@@ -548,19 +572,15 @@ split=> [i i_lt|i i_lt i_off]; rewrite tE.
 by rewrite [embedding k' v i]e1 //; apply: mul0r.
 Qed.
 
-(** MAIN 8 averaged_lossless: For every decoder with LayerNorms before its blocks, with
-    a tied head too, where centring the writers of the grown checkpoint leaves what the
-    grower writes of the old one centred (as where new lanes of the residual hold the
-    mean of the old ones), the decoder of it has the logits of the old one. *)
-Theorem averaged_lossless : centrable ->
-  writes V T (centre_weights D k) (centre_weights D' k') ->
+Lemma centred_twice k1 : centrable ->
+  writes V T (centre_weights D k) (centre_weights D' k1) ->
   forall t v, (t < T)%N -> (v < V)%N ->
-  logits softmax T (decoder c' d' F' k') tok t v
+  logits softmax T (decoder c' d' F' k1) tok t v
   = logits softmax T (decoder c d F k) tok t v.
 Proof.
 move=> fam [eP pP bP nP hP hbP] t v t_lt v_lt; have [_ inK'] := lanes_fit_in.
 have [_ eE tE] := centrable_scalars fam.
-rewrite -(@centred_kept R power f c' d' F' softmax T D'_gt0 fam inK' k') // centredE.
+rewrite -(@centred_kept R power f c' d' F' softmax T D'_gt0 fam inK' k1) // centredE.
 apply: centred_growth => // u u_lt; have [e0 e1] := eP u u_lt.
 split=> [i i_lt|i i_lt i_off]; rewrite [LHS](centre_times (fun j _ => tE D' c' _))
     ?(leq_trans i_lt D_le) //.
@@ -568,15 +588,117 @@ split=> [i i_lt|i i_lt i_off]; rewrite [LHS](centre_times (fun j _ => tE D' c' _
 by rewrite [centre D' _ _]e1 //; apply: mul0r.
 Qed.
 
+(* Centring takes the mean out of the old lanes and of those that hold it. *)
+Lemma centre_average (x x' : nat -> R) : rpadded D D' id x x' ->
+  rpadded D D' id (centre D x) (centre D' (average D x')).
+Proof.
+move=> [xE _]; have mE : mean D x' = mean D x.
+  by rewrite /mean (eq_rsum (y := x)) // => i /xE.
+pose y i := average D x' i - mean D x.
+have yP : rpadded D D' id (centre D x) y.
+  split=> [i i_lt|i _]; rewrite /y /average; first by rewrite i_lt [x' i]xE.
+  by rewrite img_id => /negPf->; rewrite mE subrr.
+suff cE i : centre D' (average D x') i = y i.
+  by split=> [i i_lt|i i_lt i_off]; rewrite cE; [apply: yP.1 | apply: yP.2].
+rewrite /y /centre; congr (_ - _); rewrite -[RHS]add0r.
+have -> : 0 = mean D' y :> R.
+  by rewrite (mean_padded D_gt0 (emb_id D_le) yP) mean_centre // mulr0.
+rewrite /y meanD /mean rsum_const mulfK ?subrK // pnatr_eq0 -lt0n //.
+Qed.
+
+Lemma centre_average0 (x' : nat -> R) : (forall i, (i < D')%N -> x' i = 0) ->
+  forall i, (i < D')%N -> centre D' (average D x') i = 0.
+Proof.
+move=> x'0 i i_lt; have xP : rpadded D D' id (fun=> 0) x'.
+  by split=> j j_lt; [apply/x'0/(leq_trans j_lt) | move=> _; apply: x'0].
+have [old new] := centre_average xP.
+case: (ltnP i D) => [/old->|i_ge]; last by rewrite new // img_id -leqNgt.
+by rewrite /centre /mean rsum_const !mul0r subr0.
+Qed.
+
+Lemma average_columns n n' e W W' : emb n n' e ->
+  scattered (A := A) D D' n n' id e W W' ->
+  scattered (A := A) D D' n n' id e (centred_columns D W)
+    (centred_columns D' (fun i a => average D (W' ^~ a) i)).
+Proof.
+move=> [e_lt _] [WE W0]; have col a : (a < n)%N ->
+    rpadded D D' id (centre D (W ^~ a)) (centre D' (average D (W' ^~ (e a)))).
+  move=> a_lt; apply: centre_average; split=> [i i_lt|i i_lt i_off]; first exact: WE.
+  by apply: W0; rewrite ?i_off ?e_lt.
+split=> [i a i_lt a_lt|i a i_lt a_lt]; first exact: (col a a_lt).1.
+case: (boolP (img n e a)) => [/imgP[a0 a0_lt <-]|a_off _]; last first.
+  by apply: centre_average0 => // j j_lt; apply: W0; rewrite ?a_off ?orbT.
+by rewrite orbF; apply: (col a0 a0_lt).2.
+Qed.
+
+Lemma average_mlp_at n n' e (p p' : mlp_weights A) : emb n n' e ->
+  mlp_scattered D D' n n' id e p p' ->
+  mlp_scattered (A := A) D D' n n' id e (@centred_mlp R D p)
+    (@centred_mlp R D' (average_mlp D p')).
+Proof.
+move=> eP [gS gb uS ub dS db]; split=> //=; first exact: average_columns.
+exact: centre_average.
+Qed.
+
+Lemma average_params_at l l' : writes_layer l l' ->
+  writes_layer (centre_params D l) (centre_params D' (average_params D l')).
+Proof.
+have qmP : emb (qry d) (qry d') qm := prodmap_emb (headmap_emb G_le Rp_le) place_emb.
+case=> kdP n1P n2P o1P o2P qP kP [qS bqS kS bkS vS bvS oS boS] fP; split=> //=.
+  split=> //=; first exact: average_columns.
+  exact: centre_average.
+move: fP; rewrite /writes_feed; case: (ffw l) (ffw l') => [p|s] [p'|s'] //=.
+  exact: average_mlp_at.
+move=> [ee [cE rE wP rS eS]]; exists ee; split=> //= e e_lt.
+by apply: average_mlp_at => //; apply: eS.
+Qed.
+
+Lemma average_silent l : silent_params l ->
+  silent_params (centre_params D' (average_params D l)).
+Proof.
+have mlp0 (p : mlp_weights A) : zero_writer p ->
+    zero_writer (@centred_mlp R D' (average_mlp D p)).
+  move=> [wd0 bd0]; split=> [i u i_lt|i i_lt]; last exact: centre_average0.
+  by apply: centre_average0 => // j /wd0.
+move=> [wo0 bo0 ff0]; split=> /= [i a i_lt|i i_lt|].
+- by apply: centre_average0 => // j /wo0.
+- exact: centre_average0.
+by move: ff0; case: ffw => [p|s] /= => [|s0 e /s0]; apply: mlp0.
+Qed.
+
+(** MAIN 8 averaged_lossless: For every decoder with LayerNorms before its blocks, tied or
+    not, the decoder of what the grower writes, where each writer of the residual, and a
+    head that is tied, holds in its new lanes the mean of its old ones, has the logits of
+    the old one. *)
+Theorem averaged_lossless k1 : centrable -> writes V T k k1 ->
+  forall t v, (t < T)%N -> (v < V)%N ->
+  logits softmax T (decoder c' d' F' (average_weights tied D k1)) tok t v
+  = logits softmax T (decoder c d F k) tok t v.
+Proof.
+move=> fam [eP pP bP nP hP hbP]; have [_ eE _] := centrable_scalars fam.
+apply: centred_twice => //; split=> //=.
+- move=> v v_lt; have [old new] := centre_average (eP v v_lt); split=> // i i_lt.
+  by rewrite [LHS]old // (centre_times (fun j _ => erefl)).
+- move: pP; case: (wpe k) (wpe k1) => [q|] [q'|] //= qP t t_lt.
+  exact: centre_average (qP t t_lt).
+- rewrite -map_comp; apply: deeper_map bP => [l l' _|l|].
+  + exact: average_params_at.
+  + exact: average_silent.
+  exact/List.Forall_forall.
+move=> v i v_lt i_lt; rewrite -hP //; case: tied => //.
+by rewrite /average i_lt.
+Qed.
+
 (* What a grower writes, by the norms of the family. *)
 Definition written : Prop := if is_layer f then
     [\/ D' = D /\ writes V T k k', writes V T (centre_weights D k) k'
-      | writes V T (centre_weights D k) (centre_weights D' k')]
+      | exists2 k1, writes V T k k1 & k' = average_weights tied D k1]
   else writes V T k k'.
 
-(** MAIN 8 families_lossless: For every family in the table of growproof, every config
-    that its decoder can have, every size that does not shrink, every weight and every
-    token, the decoder of what the grower writes has the logits of the old one. *)
+(** MAIN 8 families_lossless: For every family in the table of growproof, every config of
+    it (a StableLm has no norms of q and k), all sizes that do not shrink, the query heads
+    of a key/value head among them, every weight and every token, the decoder of what the
+    grower writes has the logits of the old one. *)
 Theorem families_lossless n together : f = family_of n together -> written ->
   forall t v, (t < T)%N -> (v < V)%N ->
   logits softmax T (decoder c' d' F' k') tok t v
@@ -585,7 +707,8 @@ Proof.
 move=> fE; have [fam postP] : (is_layer f -> centrable) /\ (is_layer f -> ~~ post f).
   by rewrite fE; case: n {fE}.
 rewrite /written; case: ifP => [layerE|/negbT rmsE].
-  case=> [[DE kP]|kP|kP]; first by apply: same_width_lossless => //; apply: postP.
+  case=> [[DE kP]|kP|[k1 kP ->]].
+    by apply: same_width_lossless => //; apply: postP.
     by apply: layernorm_lossless => //; apply: fam.
   by apply: averaged_lossless => //; apply: fam.
 exact: rms_lossless.
