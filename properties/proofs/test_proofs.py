@@ -194,13 +194,15 @@ def proved_families(together: bool) -> dict[str, list[str]]:
     """Model type → the switches that Families.v gives it, as they are written there."""
     text = (FOLDER / "Families.v").read_text()
     table = text[text.index("Definition family_of") : text.index("  end.")]
-    number = {"(together + together)": str(2 * together), "together": str(int(together))}
+    number = {
+        "(together + together)": str(2 * together),
+        "together": str(int(together)),
+    }
     found: dict[str, list[str]] = {}
     for names, line in ROW.findall(table):
         words = re.findall(r"\(.*?\)|\w+", line)
-        found |= dict.fromkeys(
-            re.findall(r"\w+", names), [number.get(word, word) for word in words]
-        )
+        said = [number.get(word, word) for word in words]
+        found |= dict.fromkeys(re.findall(r"\w+", names), said)
     return found
 
 
