@@ -42,8 +42,11 @@ VOCABULARY = Claim(
     "New tokens change no old logit, and are never chosen", ("silent_row",)
 )
 LOGITS = Claim(
-    "The logits are unchanged", ("llama_lossless", "stablelm_lossless", "llama_twin")
-)
+    "The logits are unchanged",
+    ("llama_lossless", "stablelm_lossless", "llama_twin", "written_by_growing",
+     "rms_lossless", "same_width_lossless", "layernorm_lossless", "averaged_lossless",
+     "families_lossless"),
+)  # fmt: skip
 CACHE = Claim(
     "With a key/value cache the logits are those without, grown or not",
     ("softmax_hides",),

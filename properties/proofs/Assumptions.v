@@ -1,6 +1,7 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
   Dealt Mlp Experts RmsNorm LayerNorm Scale QkNorm Frequencies Decoder Freedom
-  Centred Grower Fitting Run Cache Integers Floats Necessity RealSoftmax.
+  Centred Grower Families
+  Lossless Fitting Run Cache Integers Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -98,6 +99,18 @@ Goal True. idtac "8 llama_twin:". Abort.
 Print Assumptions llama_twin.
 Goal True. idtac "8 stablelm_lossless:". Abort.
 Print Assumptions stablelm_lossless.
+Goal True. idtac "8 written_by_growing:". Abort.
+Print Assumptions written_by_growing.
+Goal True. idtac "8 rms_lossless:". Abort.
+Print Assumptions rms_lossless.
+Goal True. idtac "8 same_width_lossless:". Abort.
+Print Assumptions same_width_lossless.
+Goal True. idtac "8 layernorm_lossless:". Abort.
+Print Assumptions layernorm_lossless.
+Goal True. idtac "8 averaged_lossless:". Abort.
+Print Assumptions averaged_lossless.
+Goal True. idtac "8 families_lossless:". Abort.
+Print Assumptions families_lossless.
 Goal True. idtac "8 layers_every_nth:". Abort.
 Print Assumptions layers_every_nth.
 Goal True. idtac "8 vocabulary_rows:". Abort.

@@ -75,7 +75,7 @@ Qed.
 End Rms.
 
 Section QkNorm.
-Variables (R : rcfType) (d d' : dims) (ed e : nat -> nat) (eps eps' sq sk : R).
+Variables (R : rcfType) (d d' : dims) (ed e : nat -> nat) (eps eps' sq sk a : R).
 Let A := ring_arith R.
 Hypotheses (grp_le : (grp d <= grp d')%N) (rep_le : (rep d <= rep d')%N).
 Hypotheses (edP : emb (hid d) (hid d') ed) (eP : emb (lane d) (lane d') e).
@@ -87,7 +87,7 @@ Let hmP : emb (hds d) (hds d') hm := headmap_emb grp_le rep_le.
 Let times (s : R) : A -> A := *%R s.
 Let timesP s : homothety (times s).
 Proof. by split=> x y; [apply: mulrDr | apply: mulrA]. Qed.
-Let c : A -> A := *%R (Num.sqrt ((lane d')%:R / (lane d)%:R)).
+Let c : A -> A := *%R a.
 Let g_emb := emb_id grp_le.
 
 Let qm := qmap (rep d) (lane d) (rep d') (lane d') e.
@@ -95,25 +95,24 @@ Let kvm := kvmap (lane d) (lane d') e.
 Hypothesis pP : attn_scattered d d' ed e (times sq) (times sk) p p'.
 Let root m n : R := Num.sqrt (m%:R / n%:R).
 
-Lemma rootV m n : 1 / root m n = root n m.
-Proof. by rewrite div1r -sqrtrV ?divr_ge0 ?ler0n // invf_div. Qed.
-
 Lemma rootK m n : (0 < m)%N -> (0 < n)%N -> root m n / root m n = 1.
 Proof. by move=> m_gt0 n_gt0; rewrite divff // gt_eqF // sqrtr_gt0 divr_gt0 ?ltr0n. Qed.
 
-Lemma rootM m m' n n' : root (m * n) (m' * n') = root m m' * root n n'.
-Proof. by rewrite /root !natrM -mulf_div sqrtrM ?divr_ge0 ?ler0n. Qed.
+Lemma rootMK b m n : (0 < m)%N -> (0 < n)%N -> b * root m n / root m n = b.
+Proof. by move=> m_gt0 n_gt0; rewrite -mulrA rootK ?mulr1. Qed.
 
 Let K'_gt0 : (0 < lane d')%N := leq_trans K_gt0 (emb_leq eP).
 
 (** MAIN 4 qk_norm_of_heads: RMSNorms of q and k over the lanes of each head, of one
     weight or of one for each, whose eps becomes s^2 K/K' times itself: with q and k
-    times s and the weight of k's norm times sqrt(K/K'), the heads of q are grown by
-    the factor sqrt(K'/K) and those of k as they are, which is what the attention
-    theorems ask for. *)
+    times s, the weight of q's norm times a sqrt(K/K') for any a and that of k's times
+    sqrt(K/K'), the heads of q are grown by the factor a (sqrt(K'/K), where scores are
+    over sqrt(K)) and those of k as they are, which is what the attention theorems ask
+    for. *)
 Theorem qk_norm_of_heads (wq wq' wk wk' : nat -> nat -> R) : sq = sk ->
   eps' = eps * (sq ^+ 2 * ((lane d)%:R / (lane d')%:R)) ->
-  (forall h k, (h < hds d)%N -> (k < lane d)%N -> wq' (hm h) (e k) = wq h k) ->
+  (forall h k, (h < hds d)%N -> (k < lane d)%N ->
+    wq' (hm h) (e k) = wq h k * (a * root (lane d) (lane d'))) ->
   (forall g k, (g < grp d)%N -> (k < lane d)%N ->
     wk' g (e k) = wk g k * root (lane d) (lane d')) ->
   attn_grown (A := A) d d' ed hm e c
@@ -126,10 +125,9 @@ move=> sE -> wqP wkP.
 have scaled_input := @rmsnorm_scaled_input R _ _ e eps sq K_gt0 eP sq_gt0.
 apply: (normed_grown grp_le rep_le edP eP (timesP sq) (timesP sk) pP) =>
   [q q' qP h h_lt|k k' + h h_lt]; last rewrite -sE => kP.
-  have [old new] := scaled_input _ _ _ _ _ (fun k k_lt => etrans (wqP h k h_lt k_lt)
-    (esym (mulr1 _))) (head_padded eP hmP h_lt qP).
+  have [old new] := scaled_input _ _ _ _ _ (wqP h ^~ h_lt) (head_padded eP hmP h_lt qP).
   split=> [k k_lt|k k_lt k_off]; rewrite /head by_head_at ?(eP.1) //; last exact: new.
-  by rewrite old // by_head_at // -[X in X * _]/(1 / root _ _) rootV.
+  by rewrite old // by_head_at // rootMK.
 have g_lt := divn_lt h_lt.
 have [old _] := scaled_input _ _ _ _ _ (wkP _ ^~ g_lt) (head_padded eP g_emb g_lt kP).
 by move=> i i_lt; rewrite /head group_hm // !by_head_at ?(eP.1) // old // rootK // mul1r.
@@ -137,13 +135,14 @@ Qed.
 
 (** MAIN 4 qk_norm_whole: RMSNorms of q and k over all heads together, whose eps becomes
     s^2 n/n' times itself for each of them (of n lanes, n' when grown, read times s):
-    with the weight of q's norm times sqrt(H/H') and that of k's times sqrt(n/n'), the
-    heads of q are grown by the factor sqrt(K'/K) and those of k as they are. *)
+    with the weight of q's norm times a sqrt(n/n') for any a and that of k's times
+    sqrt(n/n'), the heads of q are grown by the factor a (sqrt(K'/K), where scores are
+    over sqrt(K)) and those of k as they are. *)
 Theorem qk_norm_whole (wq wq' wk wk' : nat -> R) : (0 < hds d)%N ->
   eps' = eps * (sq ^+ 2 * ((qry d)%:R / (qry d')%:R)) ->
   eps' = eps * (sk ^+ 2 * ((kv d)%:R / (kv d')%:R)) ->
-  (forall a, (a < qry d)%N -> wq' (qm a) = wq a * root (hds d) (hds d')) ->
-  (forall a, (a < kv d)%N -> wk' (kvm a) = wk a * root (kv d) (kv d')) ->
+  (forall i, (i < qry d)%N -> wq' (qm i) = wq i * (a * root (qry d) (qry d'))) ->
+  (forall i, (i < kv d)%N -> wk' (kvm i) = wk i * root (kv d) (kv d')) ->
   attn_grown (A := A) d d' ed hm e c (rms (qry d) eps wq) (rms (qry d') eps' wq')
     (rms (kv d) eps wk) (rms (kv d') eps' wk') p p'.
 Proof.
@@ -155,9 +154,8 @@ apply: (normed_grown grp_le rep_le edP eP (timesP sq) (timesP sk) pP) =>
   have qmP := prodmap_emb hmP eP; have n_gt0 : (0 < qry d)%N by rewrite muln_gt0 H_gt0.
   have [old new] := head_padded eP hmP h_lt
     (@rmsnorm_scaled_input R _ _ _ eps sq n_gt0 qmP sq_gt0 _ _ _ _ _ wqP qP).
-  rewrite qE; split=> [a a_lt|//]; rewrite old // /head /c -/(root _ _); congr (_ * _).
-  have -> := rootM (hds d) (hds d') (lane d) (lane d').
-  by rewrite invfM mulrA rootK // rootV.
+  have n'_gt0 : (0 < qry d')%N by rewrite muln_gt0 H'_gt0.
+  by rewrite qE; split=> [i i_lt|//]; rewrite old // rootMK.
 have kvmP := prodmap_emb g_emb eP; have n_gt0 : (0 < kv d)%N by rewrite muln_gt0 G_gt0.
 have [old _] := head_padded eP g_emb (divn_lt h_lt)
   (@rmsnorm_scaled_input R _ _ _ eps sk n_gt0 kvmP sk_gt0 _ _ _ _ _ wkP kP).

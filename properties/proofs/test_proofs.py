@@ -19,11 +19,13 @@ import pytest
 import torch
 from growproof import clone as decoder
 from growproof.decoder import Decoder, Kind, Rotary
+from growproof.families import FAMILIES
 from growproof.growth import Growth, Policies, layers_map, layers_of, plan
 from growproof.padding import place
 from growproof.table import Axis, Row, factors, head_dim_map, heads_map, scales
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import CONFIG_MAPPING
 from transformers.cache_utils import DynamicLayer
 
 from . import graph, numbers
@@ -182,6 +184,44 @@ def test_a_claim_without_its_theorem_is_seen(fault: str) -> None:
     """A MAIN comment that is not directly above the theorem it names is refused."""
     with pytest.raises(ValueError, match="MAIN comment"):
         claims_of(fault, "fault.v")
+
+
+ROW = re.compile(r"((?:\|\s*\w+\s*)+)=>\s*Family (.*)")
+QK_NORMS = {"": "NoNorm", "lane": "OfHead", "whole": "OfAll"}
+
+
+def proved_families(together: bool) -> dict[str, list[str]]:
+    """Model type → the switches that Families.v gives it, as they are written there."""
+    text = (FOLDER / "Families.v").read_text()
+    table = text[text.index("Definition family_of") : text.index("  end.")]
+    number = {
+        "(together + together)": str(2 * together),
+        "together": str(int(together)),
+    }
+    found: dict[str, list[str]] = {}
+    for names, line in ROW.findall(table):
+        words = re.findall(r"\(.*?\)|\w+", line)
+        said = [number.get(word, word) for word in words]
+        found |= dict.fromkeys(re.findall(r"\w+", names), said)
+    return found
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_python_families_are_the_proved_ones(together: bool) -> None:
+    """The table of families in Families.v says of each what its decoder says."""
+    proved = proved_families(together)
+    assert proved.keys() == FAMILIES.keys()
+    for name, family in FAMILIES.items():
+        config = CONFIG_MAPPING[name]()
+        if hasattr(config, "use_parallel_residual"):
+            config.use_parallel_residual = together
+        d = family.decoder(config)
+        switches = [
+            d.norm == "layer", d.places != "post", d.places != "pre", d.parallel,
+            QK_NORMS[d.qk_norm], d.gated, d.norm_offset == 1, d.root_embedding,
+        ]  # fmt: skip
+        said = [str(x).lower() if isinstance(x, bool) else str(x) for x in switches]
+        assert proved[name] == said, name
 
 
 def test_an_arrow_that_is_missing_would_be_seen() -> None:
