@@ -8,6 +8,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from ..laws.promises import PROMISES, reference
 
@@ -54,6 +55,7 @@ what is kept
   -v                       every failure in full
 """
 LIMIT = 60.0  # seconds for one growth
+LAWS = Path(__file__).absolute().parents[1]
 OURS = re.findall(r"--[a-z-]+", HELP)
 # pytest's options that take the next word
 TAKES_NEXT = (
@@ -83,6 +85,8 @@ def read(words: list[str]) -> list[str] | None:
         if GROWER.fullmatch(word):
             found[at : at + 1] = [f"--grower={word}"]
             break
+    else:
+        named(words)
     for word in words:
         option = word.split("=")[0]
         if word.startswith("--") and option not in OURS:
@@ -102,6 +106,27 @@ def read(words: list[str]) -> list[str] | None:
         )
     loud = any(re.fullmatch(r"-v+|--verbose|--tb(=.*)?", word) for word in words)
     return found if loud else ["-q", "--tb=no", "-rN", *found]
+
+
+def named(words: list[str]) -> None:
+    """Raise UsageError for a file that is no law, where no grower is named.
+
+    pytest would collect it, and growproof's own grower would be judged.
+    """
+    if os.environ.get("GROWPROOF_GROWER") or valued(words, "--grower-command"):
+        return
+    if valued(words, "--grower"):
+        return
+    for at, word in positions(words):
+        behind = at > 0 and re.fullmatch(
+            r"--[a-z-]+", words[at - 1]
+        )  # it may be its value
+        path = Path(word.split("::")[0]).absolute()
+        if not behind and os.path.exists(path) and not path.is_relative_to(LAWS):
+            raise UsageError(
+                f"a grower is MODULE:CALLABLE or FILE.py:CALLABLE, got {word!r}: "
+                f"perhaps {word}:grow"
+            )
 
 
 def help_text() -> str:
