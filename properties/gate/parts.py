@@ -219,8 +219,8 @@ def misplaced(part: Part, ratios: Ratios) -> str | None:
         return "{} is transposed"
     if (
         found := padded_behind(part, ratios)
+        or heads(part, ratios)  # two that are exchanged are as well shifted
         or rolled(new, right)
-        or heads(part, ratios)
     ):
         return found
     if torch.equal(new.flatten().sort().values, right.flatten().sort().values):

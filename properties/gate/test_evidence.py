@@ -19,6 +19,7 @@ from . import findings, verdict
 from .causes import causes as causes_of
 from .judged import Judged
 from .loading import Grower
+from .parts import Part, Ratios, relation
 
 # known-bad grower → what its cause must say
 SAYS = {
@@ -207,6 +208,17 @@ def test_a_cast_module_is_told_as_that() -> None:
         "inv_freq is bfloat16, expected float32",
         "every parameter is bfloat16, expected float64",
     ]
+
+
+def test_an_order_of_heads_is_told_as_that() -> None:
+    """However many there are: two that are exchanged are no shift."""
+    ratios = Ratios.of(CASE.model().config, CASE.model().config, torch.float64)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for n in (2, 3, 4):
+        w = torch.randn(n * ratios.lanes[0], 12, dtype=torch.float64)
+        new = w.unflatten(0, (n, -1)).flip(0).flatten(0, 1)
+        part = Part(name, new, w, w, torch.ones_like(w, dtype=torch.bool), {})
+        assert relation(part, ratios) == "{} holds its heads in other places"
 
 
 def test_one_cause_is_one_block_at_any_width() -> None:
