@@ -247,6 +247,10 @@ def test_one_cause_is_one_block_at_any_width() -> None:
     assert verdict.same_fault(
         "every parameter shares the source's memory", "norm shares the source's memory"
     )
+    assert verdict.same_fault(
+        "q_proj holds its heads in other places",
+        "q_proj.bias holds its heads in other places",
+    )
     assert not verdict.same_fault(
         "every parameter is on the meta device", "norm is zero"
     )

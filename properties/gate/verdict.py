@@ -61,13 +61,19 @@ def same_but_numbers(a: str, b: str) -> bool:
 
 
 def same_fault(a: str, b: str) -> bool:
-    """The same but for numbers, and of one parameter at least: a case has not all."""
+    """The same but for numbers, and of one parameter at least: a case has not all.
+
+    A weight and its bias are one: in some cases one of the two shows nothing.
+    """
     if same_but_numbers(a, b):
         return True
     one, two = NAMED.match(a), NAMED.match(b)
     if not one or not two:
         return False
-    names, others = ({*re.split(", | and ", m[1])} for m in (one, two))
+    names, others = (
+        {name.removesuffix(".bias") for name in re.split(", | and ", m[1])}
+        for m in (one, two)
+    )
     rest = a[one.end() :], b[two.end() :]
     alike = names & others or EVERY in names | others
     return bool(alike) and same_but_numbers(*rest)
