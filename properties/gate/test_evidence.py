@@ -210,6 +210,20 @@ def test_a_cast_module_is_told_as_that() -> None:
     ]
 
 
+def test_a_copied_layer_is_told_by_what_is_wrong_with_it() -> None:
+    """Not by what its down_proj, which is zero, makes idle, whoever's it is."""
+
+    def copied(model, target):
+        grown = growproof.grow(model, target)
+        last, new = grown.model.layers[2], grown.model.layers[3]
+        new.self_attn.o_proj.weight.data.copy_(last.self_attn.o_proj.weight)
+        new.post_attention_layernorm.weight.data.copy_(last.input_layernorm.weight)
+        new.mlp.up_proj.weight.data.copy_(last.mlp.gate_proj.weight)
+        return grown
+
+    assert causes(copied) == ["o_proj of layer 3 holds what is layer 2's"]
+
+
 def test_an_order_of_heads_is_told_as_that() -> None:
     """However many there are: two that are exchanged are no shift."""
     ratios = Ratios.of(CASE.model().config, CASE.model().config, torch.float64)
