@@ -275,6 +275,13 @@ def test_one_cause_is_one_block_at_any_width() -> None:
         assert "layers.0.post_attention_layernorm:" in text
         assert "2 laws" in text
         assert "is_certified" in text
+    words = [f"--without=word{i}" for i in range(20)]
+    long = one | {"repeat": " ".join(words), "message": " ".join(words)}
+    text = verdict.block("c", [long], 80, short=False)
+    assert " ".join("\n".join(text).partition("repeat")[2].split()) == long["repeat"]
+    seen = "\n".join(text).partition("seen")[2].partition("first wrong")[0]
+    assert seen.endswith(" …\n  ")
+    assert len(seen.splitlines()) == 4
     said = verdict.violated("x:grow", [one, two, none])
     assert said == (
         "x:grow violates lossless on llama hidden: rms_norm_eps 1e-05, expected 5e-06"

@@ -105,15 +105,21 @@ def block(
     lines = wrapped(cause, width, "", "  ")
     for name, text in rows.items():
         if text and not (short and name not in ("found by", "repeat")):
-            lines += wrapped(text, width, f"  {name:<12}", 14 * " ")[:3]
+            most = None if name == "repeat" else 3  # a command is of no use in part
+            lines += wrapped(text, width, f"  {name:<12}", 14 * " ", most)
     return lines
 
 
-def wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
-    """Lines of a width, that break between words and never within a name."""
+def wrapped(
+    text: str, width: int, first: str, rest: str, most: int | None = None
+) -> list[str]:
+    """Lines of a width, that break between words and never within a name.
+
+    most: how many there may be; … stands for what is left out.
+    """
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=rest,
-        break_long_words=False, break_on_hyphens=False,
+        break_long_words=False, break_on_hyphens=False, max_lines=most, placeholder=" …",
     )  # fmt: skip
 
 
