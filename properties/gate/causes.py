@@ -257,5 +257,7 @@ def unlike_bits(a: Any, b: Any) -> set[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
-    return (str(error).splitlines() or ["no reason given"])[0]
+    """The first line of what an exception says, and the next where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    more = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:more]) or "no reason given"

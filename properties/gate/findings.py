@@ -22,7 +22,7 @@ from ..laws.examples import Example
 from ..laws.models import Case
 from ..laws.registry import Item, Law, zero_padding
 from . import explain, replay
-from .causes import causes
+from .causes import causes, first_line
 from .judged import Judged
 from .loading import DEFAULT
 from .verdict import same_but_numbers, same_fault
@@ -47,7 +47,7 @@ def found(
     item: what can be run again on another example. known: cause → what was found of it
     before: its case is not made smaller again.
     """  # fmt: skip
-    case, message, again = example.get("case"), first_line(error), repeat(judged, law)
+    case, message, again = example.get("case"), spoken(error), repeat(judged, law)
     law = item.law if item else law  # that which is replayed
     told: dict[str, Any] = {
         "law": law.name, "promise": law.promise.name,
@@ -103,9 +103,9 @@ def known_of(
     return told
 
 
-def first_line(error: BaseException) -> str:
+def spoken(error: BaseException) -> str:
     """What an exception says, on one line; its kind, where it is no law that speaks."""
-    said = (str(error).splitlines() or [""])[0]
+    said = first_line(error) if str(error).strip() else ""
     told = (
         ""
         if isinstance(error, AssertionError)

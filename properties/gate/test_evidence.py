@@ -235,6 +235,20 @@ def test_an_order_of_heads_is_told_as_that() -> None:
         assert relation(part, ratios) == "{} holds its heads in other places"
 
 
+def test_what_an_exception_says_ends_in_no_colon() -> None:
+    """torch says on the second line what a state dict lacks; a law speaks for itself."""
+    told = "Error(s) in loading state_dict for X:\n\tsize mismatch for y: got 3.\n\tz"
+    line = "Error(s) in loading state_dict for X: size mismatch for y: got 3."
+
+    def raises(model, target):
+        raise RuntimeError(told)
+
+    assert causes(raises) == [f"it raises RuntimeError: {line}"]
+    assert findings.spoken(RuntimeError(told)) == f"it raises RuntimeError: {line}"
+    assert findings.spoken(AssertionError("logits differ\nmore")) == "logits differ"
+    assert findings.spoken(KeyError()) == "it raises KeyError: KeyError"
+
+
 def test_one_cause_is_one_block_at_any_width() -> None:
     """Numbers aside, one cause is one; names are not broken, and blocks stay short."""
     one = {
