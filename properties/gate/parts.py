@@ -177,10 +177,20 @@ def scale_of(part: Part, ratios: Ratios) -> float | None:
 
 
 def rounded(part: Part, ratios: Ratios) -> str | None:
-    """The right entries, stored in a lower precision on the way."""
+    """The right entries, stored in a lower precision on the way, scaled before or after."""
+    r = scale_of(part, ratios) or 1.0
     for low in (torch.float32, torch.bfloat16, torch.float16):
         lower = torch.finfo(low).eps > ratios.unit
-        if lower and torch.equal(part.new, part.right.to(low).double()):
+        after, before = (
+            part.right.to(low).double(),
+            (part.right / r).to(low).double() * r,
+        )
+        allowed = 4 * (ratios.unit * before.abs() + ratios.least)
+        like = (
+            torch.equal(part.new, after)
+            or not ((part.new - before).abs() > allowed).any()
+        )
+        if lower and like:
             return f"{{}} went through {str(low)[6:]}"
     return None
 

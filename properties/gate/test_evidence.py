@@ -224,6 +224,21 @@ def test_a_copied_layer_is_told_by_what_is_wrong_with_it() -> None:
     assert causes(copied) == ["o_proj of layer 3 holds what is layer 2's"]
 
 
+def test_a_source_that_was_rounded_is_one_cause() -> None:
+    """Also of what is scaled behind that, and where a case has not all parameters."""
+
+    def rounded(model, target):
+        low = copy.deepcopy(model)
+        for p in low.parameters():
+            p.data = p.data.bfloat16().double()
+        return growproof.grow(low, target)
+
+    assert causes(rounded) == ["every parameter went through bfloat16"]
+    assert verdict.same_fault(
+        "every parameter went through bfloat16", "norm and o_proj went through bfloat16"
+    )
+
+
 def test_an_order_of_heads_is_told_as_that() -> None:
     """However many there are: two that are exchanged are no shift."""
     ratios = Ratios.of(CASE.model().config, CASE.model().config, torch.float64)

@@ -16,7 +16,7 @@ LAYERS = r" of layers? \d+(?:, \d+)*"
 NUMBER = re.compile(rf"{LAYERS}|\bb?float\d+|\d[\d.e+-]*")
 NAME, EVERY = r"\w+(?:\.bias)?", "every parameter"
 NAMED = re.compile(
-    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?)\b"
+    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?|went)\b"
 )
 SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
