@@ -36,6 +36,7 @@ from .evidence import (
 )
 from .orders import in_order, orders
 from .parts import kind_of
+from .verdict import LOST
 
 WRITERS = {"embed_tokens", "o_proj", "down_proj"}
 # what may be exchanged between two parameters without effect
@@ -186,12 +187,11 @@ def differences(
     rows = [*parameters(fresh, new, right, placed, varying)]
     stored = [*wrong_parameters(rows, fresh, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
-    lost = "right in memory, lost when saved: "
     if stored and only_live(fresh, new) and not said:
-        stored = [lost + cause for cause in stored]
+        stored = [LOST + cause for cause in stored]
     elif stored and said and only_live(fresh, new):
         stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
-        said = [lost + "; ".join(said)]
+        said = [LOST + "; ".join(said)]
     return [*stored, *said, *manners(old, new, right, fresh)]
 
 

@@ -1,6 +1,7 @@
 """Causes are found from evidence: one fault is one cause, two are two, none is none."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import re
@@ -239,6 +240,24 @@ def test_a_source_that_was_rounded_is_one_cause() -> None:
     )
 
 
+def test_what_is_lost_when_saved_is_lost_in_any_dtype() -> None:
+    """Rounding hides that it was right in memory: that is no fault of a dtype."""
+
+    def in_modules(model, target):
+        grown = growproof.grow(model, target)
+        grown.config.rms_norm_eps = model.config.rms_norm_eps
+        return grown
+
+    wide = dataclasses.replace(CASE, target={"hidden_size": 36})
+    judged = Judged(Grower("somebody:grow", in_modules))
+    for dtype in (torch.float64, torch.bfloat16):
+        judged(wide.model(dtype).eval(), dict(wide.target))
+        found = findings.caused(wide, judged, padded=True)
+        assert len(found) == 1, found
+        assert "D/D' is missing" in found[0]
+        assert "not in float64" not in found[0]
+
+
 def test_an_order_of_heads_is_told_as_that() -> None:
     """However many there are: two that are exchanged are no shift."""
     ratios = Ratios.of(CASE.model().config, CASE.model().config, torch.float64)
@@ -294,6 +313,11 @@ def test_one_cause_is_one_block_at_any_width() -> None:
         "q_proj holds its heads in other places",
         "q_proj.bias holds its heads in other places",
     )
+    eps = "rms_norm_eps 1e-05, expected 5e-06 (D/D' is missing)"
+    assert verdict.same_fault(verdict.LOST + eps, eps)
+    assert verdict.same_fault(f"{eps} (in bfloat16, not in float64)", eps)
+    assert verdict.same_fault(eps, f"{eps} (in training mode, not in evaluation mode)")
+    assert not verdict.same_fault(eps, "rms_norm_eps 1e-05, expected 5e-06")
     assert not verdict.same_fault(
         "every parameter is on the meta device", "norm is zero"
     )

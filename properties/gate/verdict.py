@@ -18,6 +18,11 @@ NAME, EVERY = r"\w+(?:\.bias)?", "every parameter"
 NAMED = re.compile(
     rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?|went)\b"
 )
+LOST = "right in memory, lost when saved: "
+# how, and in which state of the model, a fault shows: it is the same fault
+SHOWS = re.compile(
+    rf"^{LOST}| \((in [\w ]+, not in [\w ]+|where parameters are frozen, not elsewhere)\)$"
+)
 SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
 
@@ -63,8 +68,10 @@ def same_but_numbers(a: str, b: str) -> bool:
 def same_fault(a: str, b: str) -> bool:
     """The same but for numbers, and of one parameter at least: a case has not all.
 
-    A weight and its bias are one: in some cases one of the two shows nothing.
+    A weight and its bias are one: in some cases one of the two shows nothing. So are
+    what is lost when saved, and wrong already where rounding hides what was right.
     """
+    a, b = SHOWS.sub("", a), SHOWS.sub("", b)
     if same_but_numbers(a, b):
         return True
     one, two = NAMED.match(a), NAMED.match(b)
