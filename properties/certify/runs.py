@@ -10,6 +10,8 @@ import torch
 from growproof.field import Wide, held
 from torch import Tensor
 
+from ..laws.doors import cache_name
+
 LONG = 80  # tokens of a long text
 SINGLE = 1e-6  # a buffer against its float64 twin: both were computed in float32
 
@@ -46,10 +48,10 @@ def cached(model: Any, tokens: Tensor) -> Tensor:
     """A prompt, then token by token with the cache."""
     cut = tokens.shape[1] - 2
     out = model.eval()(input_ids=tokens[:, :cut], use_cache=True)
-    logits = [out.logits]
+    logits, cache = [out.logits], cache_name(model)
     for t in range(cut, tokens.shape[1]):
         step = tokens[:, t : t + 1]
-        out = model(input_ids=step, past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=step, use_cache=True, **{cache: out[cache]})
         logits.append(out.logits)
     return torch.cat(logits, 1)
 

@@ -36,6 +36,7 @@ from .evidence import (
 )
 from .orders import in_order, orders
 from .parts import kind_of
+from .verdict import LOST
 
 WRITERS = {"embed_tokens", "o_proj", "down_proj"}
 # what may be exchanged between two parameters without effect
@@ -187,12 +188,11 @@ def differences(
     rows = [*parameters(fresh, new, right, placed, varying)]
     stored = [*wrong_parameters(rows, fresh, new, right, padded=padded), *config]
     said = [*modules(new, right, " ".join(config))]
-    lost = "right in memory, lost when saved: "
     if stored and only_live(fresh, new) and not said:
-        stored = [lost + cause for cause in stored]
+        stored = [LOST + cause for cause in stored]
     elif stored and said and only_live(fresh, new):
         stored = [c for c in config if not re.match(r"\S*(eps|theta)\b", c)]
-        said = [lost + "; ".join(said)]
+        said = [LOST + "; ".join(said)]
     return [*stored, *said, *manners(old, new, right, fresh)]
 
 
@@ -224,7 +224,7 @@ def wrong_parameters(
         if len(both) > 1 and moves(new, right, named) < 1e-5:
             rows = [row for row in rows if row not in both]
     for said, names in rows:
-        idle = said.startswith("the new entries") or said.endswith("'s")
+        idle = re.match(r"the new entries|.* what (belongs to|is layer)", said)
         readers = [n for n in names if kind_of(n).removesuffix(".bias") not in WRITERS]
         alone = padded and len(rows) == 1
         if idle and not alone and not moves(new, right, readers):
@@ -259,5 +259,7 @@ def unlike_bits(a: Any, b: Any) -> set[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says."""
-    return (str(error).splitlines() or ["no reason given"])[0]
+    """The first line of what an exception says, and the next where it ends in a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    more = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:more]) or "no reason given"

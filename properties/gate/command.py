@@ -8,6 +8,7 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from ..laws.promises import PROMISES, reference
 
@@ -56,6 +57,7 @@ what is kept
 """
 LIMIT = 60.0  # seconds for one growth
 MOST = 4  # processes: each imports torch and transformers
+LAWS = Path(__file__).absolute().parents[1]
 OURS = re.findall(r"--[a-z-]+", HELP)
 SPREAD = {*OURS, "-m", "-v", "-vv", "-q"}  # options of a run that is worth it
 # pytest's options that take the next word
@@ -86,6 +88,8 @@ def read(words: list[str]) -> list[str] | None:
         if GROWER.fullmatch(word):
             found[at : at + 1] = [f"--grower={word}"]
             break
+    else:
+        named(words)
     for word in words:
         option = word.split("=")[0]
         if word.startswith("--") and option not in OURS:
@@ -135,6 +139,25 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def named(words: list[str]) -> None:
+    """Raise UsageError for a file that is no law, where no grower is named.
+
+    pytest would collect it, and growproof's own grower would be judged.
+    """
+    if os.environ.get("GROWPROOF_GROWER") or valued(words, "--grower-command"):
+        return
+    if valued(words, "--grower"):
+        return
+    for at, word in positions(words):
+        behind = re.fullmatch(r"--[a-z-]+", words[at - 1] if at else "")  # its value
+        path = Path(word.split("::")[0]).absolute()
+        if not behind and os.path.exists(path) and not path.is_relative_to(LAWS):
+            raise UsageError(
+                f"a grower is MODULE:CALLABLE or FILE.py:CALLABLE, got {word!r}: "
+                f"perhaps {word}:grow"
+            )
 
 
 def help_text() -> str:

@@ -23,7 +23,7 @@ from ..laws.examples import Example
 from ..laws.models import Case
 from ..laws.registry import Item, Law, zero_padding
 from . import explain, replay
-from .causes import causes
+from .causes import causes, first_line
 from .judged import Judged
 from .loading import DEFAULT
 from .verdict import same_but_numbers, same_fault
@@ -53,7 +53,7 @@ def found(
     before: its case is not made smaller again. looked: (law, family) → how often causes
     were looked for: no more than LOOKED times.
     """  # fmt: skip
-    case, message, again = example.get("case"), first_line(error), repeat(judged, law)
+    case, message, again = example.get("case"), spoken(error), repeat(judged, law)
     law = item.law if item else law  # that which is replayed
     told: dict[str, Any] = {
         "law": law.name, "promise": law.promise.name,
@@ -113,9 +113,9 @@ def known_of(
     return told
 
 
-def first_line(error: BaseException) -> str:
+def spoken(error: BaseException) -> str:
     """What an exception says, on one line; its kind, where it is no law that speaks."""
-    said = (str(error).splitlines() or [""])[0]
+    said = first_line(error) if str(error).strip() else ""
     told = (
         ""
         if isinstance(error, AssertionError)

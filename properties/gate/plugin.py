@@ -361,6 +361,8 @@ class Gate:
         stats, name = self.stats(), self.chosen.name
         if self.nothing:
             return self.nothing
+        if said := self.stopped():
+            return said
         if self.findings:
             return verdict.violated(name, self.findings)
         if self.outdated:
@@ -369,6 +371,21 @@ class Gate:
             return ""
         told = (dict(r.user_properties) for r in stats["passed"])
         return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
+
+    def stopped(self) -> str:
+        """How far a run came that did not end by itself; "" for one that did."""
+        how = {
+            pytest.ExitCode.INTERRUPTED: "interrupted",
+            pytest.ExitCode.INTERNAL_ERROR: "an internal error",
+        }
+        stats, session = self.stats(), self.session
+        if session is None or session.exitstatus not in how or stats.get("error"):
+            return ""
+        done, failed = score.judged(stats), len(stats.get("failed", []))
+        return (
+            f"no verdict: {how[pytest.ExitCode(session.exitstatus)]} after {done} of "
+            f"{session.testscollected} tests, of which {failed} failed"
+        )
 
 
 def is_certificate(item: pytest.Item) -> bool:

@@ -7,6 +7,7 @@ A script is a fresh process, so it calls the grower in each of these surrounding
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 import warnings
@@ -54,10 +55,18 @@ def in_filled_memory(grow: Grow) -> Grow:
 
 
 def after_another(grow: Grow) -> Grow:
-    """The grower, each time after a model of the same sizes: what it remembers shows."""
+    """The grower, each time after a model of the same sizes: what it remembers shows.
+
+    Each has other weights than the one before, or a law that compares two growths would
+    find what is remembered of the one and of the other alike.
+    """
+    times = itertools.cycle((1, 2, 3))
 
     def growing(model: Any, target: Mapping[str, int]) -> Any:
-        grow(halved(model), dict(target))
+        other = model
+        for _ in range(next(times)):
+            other = halved(other)
+        grow(other, dict(target))
         return grow(model, target)
 
     return growing

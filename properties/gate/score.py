@@ -81,6 +81,14 @@ def column(report: Any, outcome: str) -> str:
     return OUTCOMES.get(outcome, outcome)
 
 
+def judged(stats: dict[str, list[Any]]) -> int:
+    """How many tests came to an end, whatever it was."""
+    return sum(
+        len(stats.get(outcome, []))
+        for outcome in ("passed", "failed", "skipped", "xfailed", "xpassed")
+    )
+
+
 Key = tuple[str, str, str]  # promise, family, axis
 
 

@@ -32,6 +32,25 @@ def test_the_grower_is_anywhere_on_the_line(words: list[str]) -> None:
     assert not [w for w in again if w.startswith("--grower")]
 
 
+def test_a_file_without_its_function_is_no_grower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else growproof's own grower would be judged, and conform."""
+    (tmp_path / "grow.py").touch()
+    (tmp_path / "grower").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GROWPROOF_GROWER", raising=False)
+    for word in ("grow.py", "grower"):
+        with pytest.raises(command.UsageError, match=f"perhaps {word}:grow"):
+            command.read(["--without", "layers", word])
+    laws = Path(command.__file__).parents[1] / "laws"
+    for words in (
+        ["grow.py:grow", "grow.py"], ["--grower=grow:grow", "grow.py"], [str(laws)],
+        ["--ignore-glob", "grow.py"], ["--grower-command", "a {source}", "grow.py"],
+    ):  # fmt: skip
+        assert command.read(words)
+
+
 def test_a_word_of_any_length_is_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Causes are found from evidence: one fault is one cause, two are two, none is none."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import re
@@ -20,6 +21,7 @@ from .causes import causes as causes_of
 from .judged import Judged
 from .loading import Grower
 from .orders import MOST, matched
+from .parts import Part, Ratios, relation
 
 # known-bad grower → what its cause must say
 SAYS = {
@@ -210,6 +212,78 @@ def test_a_cast_module_is_told_as_that() -> None:
     ]
 
 
+def test_a_copied_layer_is_told_by_what_is_wrong_with_it() -> None:
+    """Not by what its down_proj, which is zero, makes idle, whoever's it is."""
+
+    def copied(model, target):
+        grown = growproof.grow(model, target)
+        last, new = grown.model.layers[2], grown.model.layers[3]
+        new.self_attn.o_proj.weight.data.copy_(last.self_attn.o_proj.weight)
+        new.post_attention_layernorm.weight.data.copy_(last.input_layernorm.weight)
+        new.mlp.up_proj.weight.data.copy_(last.mlp.gate_proj.weight)
+        return grown
+
+    assert causes(copied) == ["o_proj of layer 3 holds what is layer 2's"]
+
+
+def test_a_source_that_was_rounded_is_one_cause() -> None:
+    """Also of what is scaled behind that, and where a case has not all parameters."""
+
+    def rounded(model, target):
+        low = copy.deepcopy(model)
+        for p in low.parameters():
+            p.data = p.data.bfloat16().double()
+        return growproof.grow(low, target)
+
+    assert causes(rounded) == ["every parameter went through bfloat16"]
+    assert verdict.same_fault(
+        "every parameter went through bfloat16", "norm and o_proj went through bfloat16"
+    )
+
+
+def test_what_is_lost_when_saved_is_lost_in_any_dtype() -> None:
+    """Rounding hides that it was right in memory: that is no fault of a dtype."""
+
+    def in_modules(model, target):
+        grown = growproof.grow(model, target)
+        grown.config.rms_norm_eps = model.config.rms_norm_eps
+        return grown
+
+    wide = dataclasses.replace(CASE, target={"hidden_size": 36})
+    judged = Judged(Grower("somebody:grow", in_modules))
+    for dtype in (torch.float64, torch.bfloat16):
+        judged(wide.model(dtype).eval(), dict(wide.target))
+        found = findings.caused(wide, judged, padded=True)
+        assert len(found) == 1, found
+        assert "D/D' is missing" in found[0]
+        assert "not in float64" not in found[0]
+
+
+def test_an_order_of_heads_is_told_as_that() -> None:
+    """However many there are: two that are exchanged are no shift."""
+    ratios = Ratios.of(CASE.model().config, CASE.model().config, torch.float64)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for n in (2, 3, 4):
+        w = torch.randn(n * ratios.lanes[0], 12, dtype=torch.float64)
+        new = w.unflatten(0, (n, -1)).flip(0).flatten(0, 1)
+        part = Part(name, new, w, w, torch.ones_like(w, dtype=torch.bool), {})
+        assert relation(part, ratios) == "{} holds its heads in other places"
+
+
+def test_what_an_exception_says_ends_in_no_colon() -> None:
+    """torch says on the second line what a state dict lacks; a law speaks for itself."""
+    told = "Error(s) in loading state_dict for X:\n\tsize mismatch for y: got 3.\n\tz"
+    line = "Error(s) in loading state_dict for X: size mismatch for y: got 3."
+
+    def raises(model, target):
+        raise RuntimeError(told)
+
+    assert causes(raises) == [f"it raises RuntimeError: {line}"]
+    assert findings.spoken(RuntimeError(told)) == f"it raises RuntimeError: {line}"
+    assert findings.spoken(AssertionError("logits differ\nmore")) == "logits differ"
+    assert findings.spoken(KeyError()) == "it raises KeyError: KeyError"
+
+
 def test_one_cause_is_one_block_at_any_width() -> None:
     """Numbers aside, one cause is one; names are not broken, and blocks stay short."""
     one = {
@@ -236,6 +310,15 @@ def test_one_cause_is_one_block_at_any_width() -> None:
     assert verdict.same_fault(
         "every parameter shares the source's memory", "norm shares the source's memory"
     )
+    assert verdict.same_fault(
+        "q_proj holds its heads in other places",
+        "q_proj.bias holds its heads in other places",
+    )
+    eps = "rms_norm_eps 1e-05, expected 5e-06 (D/D' is missing)"
+    assert verdict.same_fault(verdict.LOST + eps, eps)
+    assert verdict.same_fault(f"{eps} (in bfloat16, not in float64)", eps)
+    assert verdict.same_fault(eps, f"{eps} (in training mode, not in evaluation mode)")
+    assert not verdict.same_fault(eps, "rms_norm_eps 1e-05, expected 5e-06")
     assert not verdict.same_fault(
         "every parameter is on the meta device", "norm is zero"
     )
@@ -246,6 +329,13 @@ def test_one_cause_is_one_block_at_any_width() -> None:
         assert "layers.0.post_attention_layernorm:" in text
         assert "2 laws" in text
         assert "is_certified" in text
+    words = [f"--without=word{i}" for i in range(20)]
+    long = one | {"repeat": " ".join(words), "message": " ".join(words)}
+    text = verdict.block("c", [long], 80, short=False)
+    assert " ".join("\n".join(text).partition("repeat")[2].split()) == long["repeat"]
+    seen = "\n".join(text).partition("seen")[2].partition("first wrong")[0]
+    assert seen.endswith(" …\n  ")
+    assert len(seen.splitlines()) == 4
     said = verdict.violated("x:grow", [one, two, none])
     assert said == (
         "x:grow violates lossless on llama hidden: rms_norm_eps 1e-05, expected 5e-06"

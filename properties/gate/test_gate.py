@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -55,6 +56,12 @@ def raises(model, target):
 
 def wrong_signature(model):
     return model
+
+def interrupted(model, target, calls=[]):
+    calls.append(target)
+    if len(calls) > 18:
+        raise KeyboardInterrupt
+    return grow(model, target)
 """
 
 # The same, as a program on checkpoint directories: no torch, so that it starts fast.
@@ -203,6 +210,16 @@ def test_scripts_repeat_the_law_that_failed(rejected, elsewhere: Path) -> None:
         assert done.returncode == code, done.stdout + done.stderr
         assert said in done.stdout
     assert not [*(elsewhere / "repro").glob("test_*")]  # pytest collects none
+
+
+def test_an_interrupted_run_says_nothing_of_the_grower(elsewhere: Path) -> None:
+    """Neither that it conforms nor that it violates: how far the run came."""
+    done = check(elsewhere, "othergrowers:interrupted")
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(
+        r"no verdict: interrupted after [1-9]\d* of \d+ tests, of which 0 failed", last
+    ), done.stdout
+    assert done.returncode not in (0, 1)
 
 
 def test_workers_give_the_same_verdict(elsewhere: Path) -> None:

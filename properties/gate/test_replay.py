@@ -48,6 +48,11 @@ def remembering(model, target):
     old = known.setdefault(str(new.config), new)
     return copy.deepcopy(old) if BROKEN else new
 
+def remembering_each(model, target):
+    new = growproof.grow(model, target)
+    old = known.setdefault(f"{new.config}{model.dtype}", new)
+    return copy.deepcopy(old) if BROKEN else new
+
 calls = []
 
 def tiring(model, target):
@@ -68,6 +73,7 @@ CASE = dataclasses.replace(
 )
 LOGITS = items()["test_transformers_agrees[eager]"]
 DROPOUT = items()["test_dropout_is_kept"]
+ROUNDING = items()["test_growing_commutes_with_rounding[float32]"]
 
 
 @pytest.fixture
@@ -139,6 +145,12 @@ def test_as_many_calls_are_made(planted: Path) -> None:
     del sys.modules["planted"]
     (where,) = replay.failures(LOGITS, load_grower("planted.py:tiring"), 20, example)
     assert where == "after 20 other calls"
+
+
+def test_two_growths_are_not_remembered_alike(planted: Path) -> None:
+    """A grower with a memory for each dtype fails the law that compares two of them."""
+    grower = load_grower("planted.py:remembering_each")
+    assert replay.failures(ROUNDING, grower, 0, {"case": CASE})
 
 
 @pytest.mark.parametrize("name", ["REFERENCE", "trainable", "between_neurons"])

@@ -16,7 +16,12 @@ LAYERS = r" of layers? \d+(?:, \d+)*"
 NUMBER = re.compile(rf"{LAYERS}|\bb?float\d+|\d[\d.e+-]*")
 NAME, EVERY = r"\w+(?:\.bias)?", "every parameter"
 NAMED = re.compile(
-    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?)\b"
+    rf"({EVERY}|{NAME}(?:, {NAME})*(?: and {NAME})?)(?:{LAYERS})? (?:is|are|holds?|differs?|shares?|went)\b"
+)
+LOST = "right in memory, lost when saved: "
+# how, and in which state of the model, a fault shows: it is the same fault
+SHOWS = re.compile(
+    rf"^{LOST}| \((in [\w ]+, not in [\w ]+|where parameters are frozen, not elsewhere)\)$"
 )
 SHOWN = 3  # causes that are told, the first of them in full
 Finding = Mapping[str, Any]  # of findings.found: what is known of one failed law
@@ -61,13 +66,21 @@ def same_but_numbers(a: str, b: str) -> bool:
 
 
 def same_fault(a: str, b: str) -> bool:
-    """The same but for numbers, and of one parameter at least: a case has not all."""
+    """The same but for numbers, and of one parameter at least: a case has not all.
+
+    A weight and its bias are one: in some cases one of the two shows nothing. So are
+    what is lost when saved, and wrong already where rounding hides what was right.
+    """
+    a, b = SHOWS.sub("", a), SHOWS.sub("", b)
     if same_but_numbers(a, b):
         return True
     one, two = NAMED.match(a), NAMED.match(b)
     if not one or not two:
         return False
-    names, others = ({*re.split(", | and ", m[1])} for m in (one, two))
+    names, others = (
+        {name.removesuffix(".bias") for name in re.split(", | and ", m[1])}
+        for m in (one, two)
+    )
     rest = a[one.end() :], b[two.end() :]
     alike = names & others or EVERY in names | others
     return bool(alike) and same_but_numbers(*rest)
@@ -99,15 +112,21 @@ def block(
     lines = wrapped(cause, width, "", "  ")
     for name, text in rows.items():
         if text and not (short and name not in ("found by", "repeat")):
-            lines += wrapped(text, width, f"  {name:<12}", 14 * " ")[:3]
+            most = None if name == "repeat" else 3  # a command is of no use in part
+            lines += wrapped(text, width, f"  {name:<12}", 14 * " ", most)
     return lines
 
 
-def wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
-    """Lines of a width, that break between words and never within a name."""
+def wrapped(
+    text: str, width: int, first: str, rest: str, most: int | None = None
+) -> list[str]:
+    """Lines of a width, that break between words and never within a name.
+
+    most: how many there may be; … stands for what is left out.
+    """
     return textwrap.wrap(
         text, width, initial_indent=first, subsequent_indent=rest,
-        break_long_words=False, break_on_hyphens=False,
+        break_long_words=False, break_on_hyphens=False, max_lines=most, placeholder=" …",
     )  # fmt: skip
 
 

@@ -28,6 +28,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, StableLmConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from ..laws.doors import cache_name
+
 Table = list[list[int]]
 LENGTH, HEAD_DIM = 4, 4
 ATTENTION = [*"qkvo"]
@@ -192,10 +194,10 @@ def cached(case: Case) -> Table:
         patch.object(torch.nn.LayerNorm, "forward", norm),
         patch.object(model.model.rotary_emb, "forward", rotary),
     ):
-        cache, rows = None, list[Tensor]()
+        name, cache, rows = cache_name(model), None, list[Tensor]()
         for token in case.ids[0]:
-            out = model(token.view(1, 1), past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
+            out = model(token.view(1, 1), use_cache=True, **{name: cache})
+            cache = out[name]
             rows.append(out.logits[0, -1])
     return whole_numbers(torch.stack(rows))
 
