@@ -76,6 +76,20 @@ def test_the_wheels_settings_are_the_checkouts() -> None:
     assert found == expected | {"addopts": "--disable-warnings"}
 
 
+def test_a_misspelt_option_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each subcommand, as of `check`."""
+    for words in (
+        ["grow", "a", "b", "--hiden-size", "64"],
+        ["fit", "a", "b", "--tpp=2"],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 4
+    err = capsys.readouterr().err
+    assert "--hiden-size 64 (did you mean --hidden-size?)" in err
+    assert "--tpp=2 (did you mean --tp?)" in err
+
+
 @pytest.mark.parametrize("command", ["power", "certify", "report"])
 def test_the_suites_own_commands_are_handed_on(
     command: str, capsys: pytest.CaptureFixture[str]

@@ -46,3 +46,19 @@ def test_an_estimate_is_the_largest_size_times_the_parameters() -> None:
         for n, s in ((1e6, 9.0), (1e9, 2.0))
     ]
     assert estimate(rows, "llama", "grow", BEYOND["70B"]) == 140
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    """Its sentence on speed, from 300 million parameters on."""
+    found: dict[str, list[float]] = {}
+    for row in results()["rows"]:
+        if row["parameters"] > 2.9e8:
+            s = row["seconds"]
+            found.setdefault(row["family"], []).append(s["grow"] / s["zeros"])
+            found.setdefault("files", []).append(s["files"] / s["cp"])
+        assert row["file_bytes"] < 25e6
+    assert max(found["llama"]) < 1.3
+    assert all(1.9 < ratio < 3.1 for ratio in found["stablelm"])
+    assert all(1.9 < ratio < 4.2 for ratio in found["files"])
+    readme = " ".join((RESULT.parents[2] / "README.md").read_text().split())
+    assert "From directory to directory, twice to four times `cp -r`" in readme

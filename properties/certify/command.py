@@ -17,6 +17,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
+from ..gate.verdict import wrapped
 from ..laws.domain import CORE, EXTRAS, needed
 from .certificates import Certificate, Grower, certify
 
@@ -277,15 +278,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.add_row(
             c.family, case.name, verdict, escape(c.reason), f"{c.seconds:.2f}"
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
     if options.json:
         options.json.write_text(
             json.dumps([c.json() for c in found], indent=1), "utf-8"
         )
     verdicts = {c.verdict for c in found}
-    for said in (c.covers for c in found if c.covers):
-        print(f"Covers: {said}")
-    for said in dict.fromkeys(said for c in found for said in c.assumed):
-        print(f"Assumed: {said}")
+    covered = [f"Covers: {c.covers}" for c in found if c.covers]
+    assumed = dict.fromkeys(f"Assumed: {said}" for c in found for said in c.assumed)
+    for said in (*covered, *assumed):
+        for line in wrapped(said, console.width, "", "  "):
+            print(line)
     codes = {"refused": 1, "undecided": 3, "certified": 0, "declined": 4}
     return next(code for verdict, code in codes.items() if verdict in verdicts)

@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("file", help="a file of --score, of --errors-save, or of --benchmark-json")
-    add("base", nargs="*", help="earlier ones: of baselines, the first one of this "
+    add("base", nargs="*", default=[], help="earlier ones: of baselines, the first one of this "
         "environment is used")  # fmt: skip
     add("--html", metavar="OUT", help="write one self-contained page")
     add("--markdown", metavar="OUT", help="write Markdown, for a pull request")

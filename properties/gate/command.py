@@ -109,8 +109,9 @@ def read(words: list[str]) -> list[str] | None:
         )
     found += spread(words)
     loud = any(re.fullmatch(r"-v+|--verbose|--tb(=.*)?", word) for word in words)
-    listing = "--collect-only" in words or "--co" in words  # -q of its own: names alone
-    return found if loud or listing else ["-q", "--tb=no", "-rN", *found]
+    if {"--collect-only", "--co"} & {*words}:  # with one -q: the names, and no counts
+        return found if loud or "-q" in words else ["-q", *found]
+    return found if loud else ["-q", "--tb=no", "-rN", *found]
 
 
 def spread(words: list[str]) -> list[str]:

@@ -44,7 +44,10 @@ def first_wrong_tap(grown: Grown) -> str:
                 f"{axis} {int(i)}" for axis, i in zip(row.axes, at, strict=True)
             )
             return f"{tap}: off by {float(error.max()):.3g} at {where}"
-    return "none: every tap is the padded old one"
+    return (
+        "none: with these weights every tap is the padded old one, so it is the live "
+        "model, its config, its dtype or its mode"
+    )
 
 
 def tap(case: Case, grower: Any) -> str:

@@ -320,6 +320,22 @@ def test_who_ends_it_ends_the_run(tmp_path: Path) -> None:
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_who_interrupts_it_alone_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGINT that reaches no more than the waiting process: the run has it in a while."""
+    monkeypatch.setattr(supervision, "GRACE", 0.3)
+    note = tmp_path / "note"
+    program = f"import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open({str(note)!r}, 'w')"
+    run = subprocess.Popen(
+        [sys.executable, "-S", "-c", program], start_new_session=True
+    )
+    time.sleep(1)
+    supervision.interrupted(run)
+    assert run.returncode == 0
+    assert note.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "environment", "limit"),
     [

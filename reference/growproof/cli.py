@@ -4,6 +4,7 @@ Exit codes are pytest's: 0 conforms, 1 violates, 4 bad input or usage; 130 inter
 """
 
 import argparse
+import difflib
 import importlib
 import os
 import re
@@ -31,6 +32,16 @@ FORWARDED = {
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose usage errors exit with 4, as pytest's do."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """An unknown option is an error of the subcommand, which says what may be meant."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            known = re.findall(r"--[\w-]+", self.format_help())
+            near = difflib.get_close_matches(rest[0].split("=")[0], known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message to stderr, and exit."""

@@ -63,7 +63,9 @@ def fit(options: argparse.Namespace) -> int:
     plan, target = fit_model(config, wanted, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
     if not target:
-        print("\nnothing to grow: it fits as it is")
+        print(
+            f"\nnothing to grow: {options.source} fits as it is, and nothing is written"
+        )
     if options.dry_run or not target:
         return OK
     print()

@@ -40,7 +40,7 @@ def supervised(
         except KeyboardInterrupt:
             if limit:
                 stop(run)
-            run.wait()
+            interrupted(run)
             raise
         except SystemExit:  # who ends this process ends the run
             stop(run)
@@ -75,6 +75,17 @@ def watch(run: "subprocess.Popen[bytes]", folder: Path, limit: float | None) -> 
             if limit and begun and time.time() - min(begun) > limit:
                 stop(run)
                 return True
+
+
+def interrupted(run: "subprocess.Popen[bytes]") -> None:
+    """Wait for a run that the terminal interrupted, too; else do it, and then end it."""
+    for end in (lambda: run.send_signal(signal.SIGINT), run.kill):
+        try:
+            run.wait(GRACE)
+            return
+        except subprocess.TimeoutExpired:
+            end()
+    run.wait()
 
 
 def terminated(number: int, frame: object) -> None:
