@@ -214,7 +214,7 @@ def test_a_plan_writes_nothing(
     assert "query heads           3 → 4 " in capsys.readouterr().out
     assert not grown.exists()
     assert main([*arguments[:3]]) == 0
-    assert "it fits as it is" in capsys.readouterr().out
+    assert "fits as it is" in capsys.readouterr().out
     assert main([*arguments, "--max-growth=1.01"]) == 4
     assert "more than max_growth 1.01" in capsys.readouterr().err
     assert main([*arguments, "--spread"]) == 4

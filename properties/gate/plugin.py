@@ -104,7 +104,7 @@ class Gate:
         self.scripted = False  # whether each failure carries the script that repeats it
         self.seen = Seen()
         self.known: dict[str, dict[str, Any]] = {}
-        self.looked = Counter[tuple[str, str]]()
+        self.looked = None if option.verbose > 0 else Counter[tuple[str, str]]()
         self.findings: list[dict[str, Any]] = []
         self.outdated: list[str] = []
         if option.write_xfails and Path(option.write_xfails).exists():

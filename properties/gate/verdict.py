@@ -143,9 +143,7 @@ def blocks(findings: Sequence[Finding], width: int) -> list[str]:
     if rest:
         laws = ", ".join(dict.fromkeys(finding["law"] for finding in rest))
         more = f"{len(rest)} more failure{'s' * (len(rest) > 1)}"
-        text = (
-            f"{more}, of which no part was named or looked for (-v shows each): {laws}"
-        )
+        text = f"{more} (-v shows each): {laws}"
         lines += ["", *wrapped(text, width, "", "  ")]
     return lines
 
