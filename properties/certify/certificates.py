@@ -29,6 +29,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from growproof.field import Field, FieldTensor, held
+from growproof.models import parameters_of
 from growproof.residues import SQUARES, Unlucky, factors, primes
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -139,7 +140,7 @@ def source(config: PretrainedConfig, run: int) -> Any:
     model: Any = AutoModelForCausalLM.from_config(config).double().eval()
     generator = torch.Generator().manual_seed(run % 3)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in parameters_of(model).items():
             x = 0.5 + torch.rand(p.shape, generator=generator, dtype=torch.float64)
             x *= (torch.rand(p.shape, generator=generator) - 0.3).sign()
             if p.dim() > 1:
@@ -164,7 +165,7 @@ def grown_by(grower: Grower, model: Any, target: Mapping[str, int]) -> Any:
 
 def state(model: Any) -> State:
     """The float parameters by name, each once however often it is tied."""
-    return {n: p.detach().double() for n, p in model.named_parameters()}
+    return {n: p.detach().double() for n, p in parameters_of(model).items()}
 
 
 def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
@@ -176,7 +177,7 @@ def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
         return "The grown config depends on the values of the weights."
     if any(not p.isfinite().all() for m in models for p in m.parameters()):
         return "The grown weights hold a NaN or an infinity."
-    shapes = [{n: p.shape for n, p in m.named_parameters()} for m in models]
+    shapes = [{n: p.shape for n, p in parameters_of(m).items()} for m in models]
     if any(shape != shapes[0] for shape in shapes):
         return "The grown parameters' shapes depend on the values of the weights."
     for name in (*SIZES, *target):
@@ -338,13 +339,13 @@ def differing(
     }
     found["primes"] = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
     cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
-    names = {n for n, _ in twin.named_parameters()} if twin else set[str]()
+    names = {*parameters_of(twin)} if twin else set[str]()
     if names == entries.shapes.keys():
         cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
     found["runs"] = [run.name for run, _ in cases]
     for attempt in range(8):
         field = Field(found["primes"], seed + 1000 * attempt)
-        values = {n: field.random(p.shape) for n, p in old.named_parameters()}
+        values = {n: field.random(p.shape) for n, p in parameters_of(old).items()}
         try:
             why = compared(field, old, values, entries.residues(field, values), cases)
         except Unlucky:
@@ -386,7 +387,7 @@ def compared(
 def over(field: Field, model: Any, values: Mapping[str, FieldTensor], run: Run) -> Any:
     """The logits of a live model over residues, gradients on as its parameters say."""
     stand: dict[int, Tensor] = dict(exact_buffers(model))
-    for name, p in model.named_parameters():
+    for name, p in parameters_of(model).items():
         stand[id(p)] = values[name].detach().requires_grad_(p.requires_grad)
     with field, held(model, stand):
         return run.logits(model, run.tokens).detach()

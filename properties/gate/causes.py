@@ -17,7 +17,7 @@ import growproof
 import torch
 from growproof.decoder import GrowthError
 from growproof.growth import Growth, Policies
-from growproof.models import build, decoder_of, state_of
+from growproof.models import build, decoder_of, parameters_of, state_of
 from torch import Tensor
 
 from ..laws.grown import behind, moved
@@ -102,7 +102,7 @@ def unsteady(
     def say(said: str) -> tuple[set[str], list[str]]:
         return varying, [told(said, sorted(varying), new, new)]
 
-    one, two = (dict(m.named_parameters()) for m in (new, again))
+    one, two = (parameters_of(m) for m in (new, again))
     shared = [
         n for n in varying & one.keys() & two.keys() if one[n].shape == two[n].shape
     ]
@@ -166,12 +166,12 @@ def turned(model: Any, change: Change) -> Any:
 
 def unlike(new: Any, right: Any) -> tuple[int, bool]:
     """How many entries of two models' parameters differ, or cannot be compared; rotary."""
-    mine = dict(new.named_parameters()) if new is not None else {}
+    mine = parameters_of(new) if new is not None else {}
     apart = sum(
         int((a != mine[name]).sum())
         if name in mine and mine[name].shape == a.shape and not mine[name].is_meta
         else a.numel()
-        for name, a in right.named_parameters()
+        for name, a in parameters_of(right).items()
     )
     return apart, theta_of(new) != theta_of(right)
 
@@ -235,10 +235,10 @@ def wrong_parameters(
 
 def moves(new: Any, right: Any, names: list[str]) -> float:
     """How far these parameters, put into the right model, move its logits (relative)."""
-    planted, given = copy.deepcopy(right).double(), dict(new.named_parameters())
+    planted, given = copy.deepcopy(right).double(), parameters_of(new)
     expected = logits(right)
     with torch.no_grad():
-        for name, p in planted.named_parameters():
+        for name, p in parameters_of(planted).items():
             if name in names and name in given and p.shape == given[name].shape:
                 p.copy_(given[name])
     return float((logits(planted) - expected).abs().max() / expected.abs().max())
@@ -246,7 +246,7 @@ def moves(new: Any, right: Any, names: list[str]) -> float:
 
 def unlike_bits(a: Any, b: Any) -> set[str]:
     """The parameters in which two models do not hold the same bits; a NaN is like another."""
-    one, two = (dict(m.named_parameters()) for m in (a, b))
+    one, two = (parameters_of(m) for m in (a, b))
     return (one.keys() ^ two.keys()) | {
         n
         for n, w in one.items()

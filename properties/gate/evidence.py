@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from growproof.models import parameters_of
 from torch import Tensor
 
 from ..laws.domain import CONFIG_NAME
@@ -30,7 +31,7 @@ INCIDENTAL = {
 
 def state(model: Any) -> State:
     """The parameters by name, in float64."""
-    return {n: p.detach().double() for n, p in model.named_parameters()}
+    return {n: p.detach().double() for n, p in parameters_of(model).items()}
 
 
 def parameters(
@@ -40,7 +41,7 @@ def parameters(
 
     placed: the old entries' places. varying: what no two calls agree on.
     """
-    stored = {n: p.dtype for n, p in new.named_parameters()}
+    stored = {n: p.dtype for n, p in parameters_of(new).items()}
     before, after, wanted = state(old), state(new), state(right)
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     if [n for n in SIZES if sizes_of(new).get(n) != sizes_of(right).get(n)]:
@@ -92,7 +93,7 @@ def told(said: str, names: list[str], old: Any, right: Any) -> str:
     kinds = {kind_of(n) for n in names}
     layers = {layer_of(n) for n in names} - {""}
     before, after = (
-        {layer_of(n) for n, _ in m.named_parameters() if kind_of(n) in kinds} - {""}
+        {layer_of(n) for n in parameters_of(m) if kind_of(n) in kinds} - {""}
         for m in (old, right)
     )
     short = sorted(k for k in kinds if k.removesuffix(".bias") not in kinds - {k})
@@ -114,10 +115,10 @@ def told(said: str, names: list[str], old: Any, right: Any) -> str:
 
 def listed(kinds: list[str], right: Any) -> str:
     """q_proj and k_proj; every norm; every parameter."""
-    known = {kind_of(n) for n, _ in right.named_parameters()}
+    known = {kind_of(n) for n in parameters_of(right)}
     norms = {k for k in known if "norm" in k and "." not in k}
     weights = {k for k in known if "." not in k}
-    inner = {kind_of(n) for n, _ in right.named_parameters() if layer_of(n)} & weights
+    inner = {kind_of(n) for n in parameters_of(right) if layer_of(n)} & weights
     found = {k.removesuffix(".bias") for k in kinds}
     if found in (weights, inner):
         return "every parameter"
@@ -238,7 +239,7 @@ def manners(old: Any, new: Any, right: Any, fresh: Any) -> Iterator[str]:
     if new.training != right.training:
         yield f"comes back in {'training' if new.training else 'evaluation'} mode"
     dtypes, wanted = (
-        {kind_of(n): p for n, p in m.named_parameters()} for m in (new, right)
+        {kind_of(n): p for n, p in parameters_of(m).items()} for m in (new, right)
     )
     for said, of in (
         ("{} is {a}, expected {b}", lambda p: str(p.dtype)[6:]),
@@ -260,11 +261,11 @@ def manners(old: Any, new: Any, right: Any, fresh: Any) -> Iterator[str]:
         is_ = "is" if tied(new) else "is not"
         yield f"lm_head {is_} the embedding, expected the opposite"
     memory = {
-        p.untyped_storage().data_ptr() for _, p in old.named_parameters() if p.numel()
+        p.untyped_storage().data_ptr() for p in parameters_of(old).values() if p.numel()
     }
     shared = [
         n
-        for n, p in new.named_parameters()
+        for n, p in parameters_of(new).items()
         if p.device.type != "meta" and p.untyped_storage().data_ptr() in memory
     ]
     if shared:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from growproof.models import parameters_of
 from transformers import AutoModelForCausalLM
 
 from ..errors import ledger
@@ -187,8 +188,8 @@ def substitute(word: str, values: Mapping[str, str]) -> str:
 
 def like(grown: Any, model: Any) -> Any:
     """A reloaded model in the mode of the original: a directory cannot carry it."""
-    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
-    for name, p in grown.named_parameters():
+    frozen = {n for n, p in parameters_of(model).items() if not p.requires_grad}
+    for name, p in parameters_of(grown).items():
         p.requires_grad_(name not in frozen)
     return grown.train(model.training)
 

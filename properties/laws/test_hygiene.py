@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from growproof.family import Family
-from growproof.models import kind
+from growproof.models import kind, parameters_of
 from growproof.padding import take
 from growproof.rounding import unit_roundoff
 from growproof.table import count, pairs, parameters
@@ -111,7 +111,7 @@ def test_nothing_is_shared(grower, case: Case) -> None:
         assert other is None, f"{name} shares its memory with the source's {other}"
 
 
-@law(hygiene, claim=claims.HYGIENE, version=3)
+@law(hygiene, claim=claims.HYGIENE, version=4)
 @given(
     case=cases(max_tokens=2),
     dtype=st.sampled_from(("float32", "bfloat16", "float64", "float16")),
@@ -132,7 +132,7 @@ def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> N
         says = getattr(model.config, "dtype", None)
         assert says in (None, source.dtype), f"config.dtype is {says}"
         grown = Grown(case, source, model)
-        new = dict(model.named_parameters())
+        new = parameters_of(model)
         for name, old in source.named_parameters():
             there = grown.placed(name)
             p = new.pop(there, None)

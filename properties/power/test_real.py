@@ -1,5 +1,6 @@
 """Faults that show at the sizes, in the states and in the places of real use alone."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import growproof
 import pytest
 import torch
+from growproof.models import no_init_weights
+from transformers import LlamaForCausalLM
 
 from ..errors.ledger import recording
 from ..gate.loading import Grower
@@ -164,3 +167,35 @@ def test_a_memo_is_stale_once_the_model_was_trained() -> None:
 
     with pytest.raises(AssertionError, match="trained on since"):
         items()["test_two_calls_agree"].judge(Grower("memo", grow))
+
+
+class HeadFirst(LlamaForCausalLM):
+    """A Llama whose lm_head comes before its layers, and lends a tied tensor its name."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._modules["model"] = self._modules.pop("model")
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        "test_logits_are_unchanged[llama-layers]", "test_tying_is_kept",
+        "test_dtype_device_and_mode", "test_saves_and_loads",
+    ],
+)  # fmt: skip
+def test_a_head_that_comes_first_is_right(law: str) -> None:
+    """A parameter has the embedding's name, whichever module has it first."""
+
+    def grow(model: Any, target: Any) -> Any:
+        grown = growproof.grow(model, dict(target))
+        with no_init_weights():
+            new: Any = HeadFirst(copy.deepcopy(grown.config))
+        new.load_state_dict(grown.state_dict(), assign=True)
+        new.tie_weights()
+        for name, p in grown.named_parameters():
+            new.get_parameter(name).requires_grad_(p.requires_grad)
+        new.generation_config = copy.deepcopy(grown.generation_config)
+        return new.train(grown.training)
+
+    items()[law].judge(Grower("head first", grow))

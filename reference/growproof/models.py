@@ -93,9 +93,24 @@ def config_of(config: Any, growth: Growth) -> Any:
     return result
 
 
+def parameters_of(model: Any) -> dict[str, Any]:
+    """The parameters by name, each once: a tied head's is the embedding's.
+
+    PyTorch names a parameter by the first module that has it, and that may be the head.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    tied = [n for n, m in model.named_modules() if m is head] if head else []
+    own = {f"{name}.weight" for name in tied}
+    all_of_it = model.named_parameters(remove_duplicate=False)
+    others = {id(p): n for n, p in all_of_it if n not in own}
+    return {
+        others.get(id(p), n) if n in own else n: p for n, p in model.named_parameters()
+    }
+
+
 def state_of(model: Any) -> dict[str, Tensor]:
     """The model's parameters by canonical name, each once (a tied head is none)."""
-    stored = {name: p.detach() for name, p in model.named_parameters()}
+    stored = {name: p.detach() for name, p in parameters_of(model).items()}
     return family_of(model.config).read(stored, decoder_of(model.config))
 
 
