@@ -33,9 +33,7 @@ SWITCHES = (
     "tie_word_embeddings",
 )  # fmt: skip
 SECONDS = 5.0  # for looking for a smaller case
-LOOKED = (
-    3  # failures of a law in a family whose causes are looked for: one takes a second
-)
+LOOKED = 3  # failures of a law in a family whose causes are looked for, a second each
 
 
 def found(

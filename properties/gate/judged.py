@@ -37,11 +37,13 @@ class Asked:
         self.calls["growths" if target else "nothing to grow"] += 1
         self.dtypes[str(model.dtype).removeprefix("torch.")] += 1
         self.families[config.model_type] += 1
-        seen = {"vocabulary": config.vocab_size}
+        seen = {"vocabulary": 0}  # the first that is told
         for axis, name in CONFIG_NAME.items():
             old = getattr(config, name, None) or 0
             self.axes[axis] += target.get(name, old) > old
-            seen[axis] = max(target.get(name, old), old)
+            seen["vocabulary" if axis == "vocab" else axis] = max(
+                target.get(name, old), old
+            )
         if case := examples.current().get("case"):
             seen["tokens"] = case.tokens
         self.bound(seen)
