@@ -45,7 +45,7 @@ what is expected
   --xfails FILE            expected failures: law | reason | link | expires | ceiling
   --write-xfails FILE      write this run's failures as such a file
 what is kept
-  --repro-dir DIR          a script for each failure: python DIR/repeat_LAW.py
+  --repro-dir DIR          a script for each case that fails: DIR/repeat_LAW.py
   --score FILE             what this run says of the grower, for `growproof report`
   --sign                   with a digest, for `growproof report --check FILE`
   --errors-save FILE       the errors of this run, as JSON

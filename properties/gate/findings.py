@@ -259,13 +259,16 @@ LIMIT = {limit!r}  # the seconds that such a program may take
 CALLS = {calls}  # growths before this one: each is seeded by its number
 TEST = {test!r}
 EXAMPLE = {example}
+CLAIMED = {claimed}
 
 if __name__ == "__main__":
     try:
         from growproof.cli import suite
 
         replay = importlib.import_module(f"{{suite()[1]}}.gate.replay")
-        code = replay.main(FOLDER, GROWER, COMMAND, LIMIT, CALLS, TEST, EXAMPLE)
+        code = replay.main(
+            FOLDER, GROWER, COMMAND, LIMIT, CALLS, TEST, EXAMPLE, CLAIMED
+        )
     except Exception as error:  # what the law says is in the code
         print(f"cannot be run: {{type(error).__name__}}: {{error}}")
         sys.exit(2)
@@ -274,7 +277,10 @@ if __name__ == "__main__":
 
 
 def script(folder: Path, item: Item, example: Example, judged: Judged) -> str:
-    """A program to be kept in the folder: the law that failed, on the example that did."""
+    """A program to be kept in the folder: the law that failed, on the example that did.
+
+    A law that draws none is run as it is, with what the grower claims.
+    """
     return SCRIPT.format(
         sentence=item.law.sentence.replace("\\", "\\\\"),
         folder=os.path.relpath(Path.cwd(), folder.resolve()),
@@ -284,6 +290,7 @@ def script(folder: Path, item: Item, example: Example, judged: Judged) -> str:
         calls=judged.before(example),
         test=item.name,
         example=pprint.pformat(examples.to_json(example), width=84, sort_dicts=False),
+        claimed=pprint.pformat(sorted(DOMAIN.features), width=84, compact=True),
     )
 
 

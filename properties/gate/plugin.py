@@ -237,19 +237,20 @@ class Gate:
         if law is None or law.promise is reference:
             return
         item_of = registry.items().get(within(item))
-        example = self.seen.failed[-1] if self.seen.failed else {}
-        if not example and self.seen.case:  # a law that draws nothing: no other example
-            item_of, example = None, {"case": self.seen.case}
+        example = drawn = self.seen.failed[-1] if self.seen.failed else {}
+        if not drawn and self.seen.case:  # a law that draws nothing: no other example
+            example = {"case": self.seen.case}
         found = findings.found(
-            law, item_of, example, error, self.judged, self.known, self.looked
-        )
+            law, item_of if drawn else None, example, error, self.judged, self.known,
+            self.looked,
+        )  # fmt: skip
         if item_of and example.get("case") and self.option.repro_dir:
             path = findings.write_script(
-                Path(self.option.repro_dir), item_of, example, self.judged
+                Path(self.option.repro_dir), item_of, drawn, self.judged
             )
             found["repeat"] = f"python {path}"
         if item_of and example.get("case") and self.scripted:
-            found["script"] = findings.script(Path(), item_of, example, self.judged)
+            found["script"] = findings.script(Path(), item_of, drawn, self.judged)
         found["test"] = item.name
         told = {
             "reason": found["message"], "cause": findings.cause(found),

@@ -11,14 +11,14 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..laws import examples
-from ..laws.domain import table
+from ..laws.domain import DOMAIN, table
 from ..laws.examples import Example
 from ..laws.registry import Item, items
 from ..laws.strategies import least_case
@@ -94,7 +94,9 @@ def failures(
         if error := run(item, around(grower), example):
             found = {where: error} | found
     if not found:
-        least, grower.calls = least_case(example["case"].family), 0
+        given = example.get("case")
+        family = given.family if given else DOMAIN.families[0]
+        least, grower.calls = least_case(family), 0
         model = least.model()
         while grower.calls < min(calls, MOST):
             with contextlib.suppress(Exception):  # what other laws are there to judge
@@ -108,7 +110,8 @@ def readable(example: Example) -> Example:
     """The example with its case. Raises BrokenGrower where this growproof has no such."""
     try:
         given = examples.from_json(example)
-        table(given["case"].family)  # which may not be installed
+        if given:
+            table(given["case"].family)  # which may not be installed
     except (KeyError, TypeError, ValueError) as error:
         raise BrokenGrower(f"this growproof has no such case: {error}") from None
     return given
@@ -116,9 +119,10 @@ def readable(example: Example) -> Example:
 
 def main(
     folder: Path, spec: str, command: bool, limit: float | None, calls: int, test: str,
-    example: Example,
+    example: Example, claimed: Collection[str],
 ) -> int:  # fmt: skip
     """Run the law on the example, and say what it says."""
+    DOMAIN.features = {*claimed}
     os.chdir(folder)
     sys.path.insert(0, str(folder.resolve()))
     warnings.simplefilter("ignore")

@@ -236,8 +236,15 @@ def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
 def test_a_law_that_draws_nothing_names_the_part(elsewhere: Path) -> None:
     """A fault that shows with the constants of a published model alone."""
     words = ("othergrowers:wrong_far", "-q", "-k", "published", *ONLY_MLP)
-    done = run(elsewhere, "-m", "growproof.cli", "check", *words)
+    kept = ("--repro-dir", "far")
+    done = run(elsewhere, "-m", "growproof.cli", "check", *words, *kept)
     assert done.returncode == 1
+    path = "far/repeat_constants_of_published_models_are_heeded_llama.py"
+    assert f"python {path}" in done.stdout
+    assert run(elsewhere, path).returncode == 1
+    text = (elsewhere / path).read_text()
+    (elsewhere / path).write_text(text.replace("wrong_far", "grow"))
+    assert run(elsewhere, path).returncode == 0
     last = done.stdout.splitlines()[-1]
     assert "violates lossless on llama mlp: down_proj differs" in last
     assert "; intermediate_size 4→8; loud weights" in " ".join(done.stdout.split())
