@@ -115,10 +115,17 @@ def _number(text: str) -> float:
     return value
 
 
+def _integer(text: str) -> int:
+    """A whole number that a float can hold, too."""
+    _number(text)
+    return int(text)
+
+
 def read_json(text: str) -> Any:
     """Parse strictly: no NaN, no infinity, and an error that says what is wrong."""
+    how = {"parse_constant": _number, "parse_float": _number, "parse_int": _integer}
     try:
-        return parsed(text, "", parse_constant=_number, parse_float=_number)
+        return parsed(text, "", **how)
     except BadInput as error:
         raise LedgerError(f"got {error.got}, expected {error.expected}") from None
 

@@ -49,6 +49,9 @@ WRONG = {
     "more than all": (dumps(score()).replace('"outside": 1', '"outside": 9'), "11 of 4"),
     "past all sizes": (dumps(score()).replace('"outside": 1', f'"outside": {10**30}'), "maximum"),
     "nan": (dumps(score()).replace('"largest": 0.5', '"largest": NaN'), "finite"),
+    "no float": (
+        dumps(score()).replace('"largest": 0.5', f'"largest": {10**400}'), "finite",
+    ),
 }  # fmt: skip
 
 
