@@ -184,6 +184,11 @@ def test_an_upcycled_mixtral_is_the_llama(tmp_path: Path) -> None:
         sparse.model.layers[1].mlp.experts.down_proj[2, 3, 4] += 1e-3
     bad = saved(sparse, tmp_path / "bad")
     assert "layers.1.expert_down.weight" in first_miss(source, bad)
+    with torch.no_grad():
+        sparse.model.layers[1].mlp.experts.down_proj[2, 3, 4] -= 1e-3
+        sparse.model.layers[0].mlp.gate.weight[1, 2] = torch.nan
+    lost = saved(sparse, tmp_path / "lost")
+    assert "layers.0.router.weight" in first_miss(source, lost)
 
 
 @pytest.mark.parametrize("how", ["scale", "lane", "unread row", "right", "elsewhere"])

@@ -127,6 +127,11 @@ class Accountant:
         """One more thing that is not accounted for."""
         self.account.misses.append(Miss(name=name, said=said, index=index))
 
+    def must_be_finite(self, name: str, x: Tensor) -> None:
+        """New entries may be anything but NaN or infinite: 0 · ∞ is no 0."""
+        if not x.isfinite().all():
+            self.miss(name, "holds a number that is not finite")
+
     def layer(self, at: Places, here: dict[str, Row]) -> Iterator[str]:
         """The tensors of an old layer, and the silence of what is new in it."""
         self.loud.clear()
@@ -151,8 +156,7 @@ class Accountant:
             x = self.new.state[name]
             self.account.tensors += 1
             self.account.new += x.numel()
-            if not x.isfinite().all():
-                self.miss(name, "holds a number that is not finite")
+            self.must_be_finite(name, x)
             zero[name] = not bool((x + row.offset if row.norm else x).any())
         for norm, parts in (
             ("attn_out_norm", ["o"]),
@@ -238,6 +242,7 @@ class Accountant:
         if part == "router" and not self.old.decoder.experts:
             self.account.tensors += 1  # all experts are one: whichever it chooses
             self.account.new += y.numel()
+            self.must_be_finite(name, y)
         elif part.startswith("expert_"):
             inner = replace(row, axes=row.axes[1:])
             for e in range(len(y)):
