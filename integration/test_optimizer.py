@@ -223,6 +223,31 @@ def test_groups_are_kept() -> None:
         grow_optimizer(state, CONFIG, TARGET)
 
 
+def test_a_layer_keeps_its_group_and_what_had_none_has_none() -> None:
+    """Rates by layer, layers put between; and an optimizer of the second layer alone."""
+    own = parameters_of(CONFIG, HISTORY[0])
+    layers = [
+        {n: p for n, p in own.items() if f"layers.{i}." in n}
+        for i in range(CONFIG.num_hidden_layers)
+    ]
+    rates = [10.0 ** -(3 + i) for i in range(len(layers))]
+    groups = [
+        {"params": [*layer.items()], "lr": rate}
+        for layer, rate in zip(layers, rates, strict=True)
+    ]
+    deep = {"num_hidden_layers": 2 * len(layers)}
+    for chosen in (groups, groups[1:2]):
+        state = torch.optim.AdamW(chosen).state_dict()
+        grown = grow_optimizer(state, CONFIG, deep, policies=Policies(depth="interleave"))
+        for group, was in zip(grown["param_groups"], chosen, strict=True):
+            i = rates.index(was["lr"])
+            named = {int(n.split(".")[2]) for n in group["param_names"]}
+            assert group["lr"] == was["lr"]
+            # old layer i is layer 2i + 1 now; a new one has the rate of the one before it
+            assert named <= {2 * i + 1, 2 * i + 2} | ({0} if i == 0 else set())
+            assert len(group["params"]) % len(was["params"]) == 0
+
+
 HEADS: dict[str, Any] = SIZES | {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from growproof.decoder import GrowthError
 from growproof.families import family_of
-from growproof.growth import Growth, Policies
-from growproof.models import config_of, kind, model_class, plan_model
+from growproof.growth import Growth, Policies, layers_before
+from growproof.models import config_of, model_class, plan_model
 from growproof.padding import place
-from growproof.table import Row, pairs, parameters
+from growproof.table import Row, layer_of, pairs, parameters
 
 # key of a torch optimizer's state → the power of the gradients in it
 POWERS = {
@@ -70,13 +70,35 @@ def grow_optimizer(
     unknown = sorted(homes.keys() - dict(model.named_parameters()).keys())
     if unknown:
         raise GrowthError(f"{unknown[:3]} are no parameters of the model")
-    kinds = {kind(name): i for name, i in homes.items()}
+    group_of = grown_groups(homes, model, bigger, growth)
     after: list[list[str]] = [[] for _ in groups]
     for name, _ in bigger.named_parameters():
-        i = homes.get(name, kinds.get(kind(name)))
-        if i is not None:
-            after[i].append(name)
+        if name in group_of:
+            after[group_of[name]].append(name)
     return assembled(state, after, moments_of(state, groups, config, growth))
+
+
+def grown_groups(
+    homes: Mapping[str, int], model: Any, bigger: Any, growth: Growth
+) -> dict[str, int]:
+    """Grown parameter → group: that of the old one, or of one like it in the layer before.
+
+    What no group had, none has.
+    """
+    family, lies = family_of(model.config), layers_before(growth)
+    now, then = (
+        family.index(dict(m.named_parameters()), d)
+        for m, d in ((bigger, growth.new), (model, growth.old))
+    )
+    found: dict[str, int] = {}
+    for new, was, _ in pairs(growth, parameters(growth.old, growth)):
+        if was is None:
+            layer = layer_of(new)
+            assert layer is not None  # all that is new is a layer's
+            was = new.replace(f"layers.{layer}.", f"layers.{lies[layer]}.", 1)
+        group = homes.get(then[was].pieces[0])
+        found |= {} if group is None else dict.fromkeys(now[new].pieces, group)
+    return found
 
 
 def refuse(growth: Growth) -> None:

@@ -49,7 +49,6 @@ from growproof.checkpoints import opened, read_config, weight_files
 from growproof.codes import format_of
 from growproof.quantised import is_quantised, plain_config
 from growproof.reading import BadInput, any_config
-from growproof.rounding import unit_roundoff
 from growproof.verify.accounting import Accounted, accounted
 from growproof.verify.chosen import NAME as GENERATE
 from growproof.verify.chosen import generating, new_logits, vocabulary
@@ -164,7 +163,7 @@ def compare(
         *chosen(old, new, known),
     ]  # fmt: skip
     if known.complete and not measure:
-        return checks, Said(verdict=accounted_for(old, new, checks))
+        return checks, Said(verdict=accounted_for(old, new, known, checks))
     if old.codes and new.codes and not measure:
         return checks, Said("nothing: a code is right or wrong", verdict=first(known))
     ids, text = how.ids(source, old.config)
@@ -179,7 +178,7 @@ def compare(
         ):
             said.parting = parting(old, new, known, ids, how.seed)
     elif known.complete:
-        said.verdict = accounted_for(old, new, checks)
+        said.verdict = accounted_for(old, new, known, checks)
     return checks, said
 
 
@@ -256,7 +255,7 @@ def chosen(old: Side, new: Side, known: Accounted) -> list[Check]:
     ]
 
 
-def accounted_for(old: Side, new: Side, checks: list[Check]) -> str:
+def accounted_for(old: Side, new: Side, known: Accounted, checks: list[Check]) -> str:
     """The verdict where every entry is accounted for."""
     n, m = old.decoder.vocab, new.decoder.vocab
     if wrong(checks):
@@ -265,9 +264,10 @@ def accounted_for(old: Side, new: Side, checks: list[Check]) -> str:
     said = "The same function" if told else "The logits are the same function"
     said += " on the old tokens, for" if m > n else " for"
     said += " every input: every entry is accounted for."
-    if unit_roundoff(new.dtype) > unit_roundoff(old.dtype):
-        said = said.replace(
-            "every input:", f"every input, once each weight is {str(new.dtype)[6:]}:"
-        )
+    if narrowed := known.account.narrowed if known.account else {}:
+        few, of = len(narrowed), len(new.state)
+        which = "each weight is" if few == of else f"{few} of {of} tensors are"
+        to = " or ".join(sorted({str(dtype)[6:] for dtype in narrowed.values()}))
+        said = said.replace("every input:", f"every input, once {which} {to}:")
     said += f" Tokens {n} to {m - 1} are new." if m > n else ""
     return said if told else f"{said} What generate() makes of them is not."

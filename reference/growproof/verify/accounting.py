@@ -275,6 +275,8 @@ class Accountant:
         origins = self.origins(part, row, at, e)
         if x is None:  # a bias, of which the source has none
             x = y.new_zeros([int(origin.max()) + 1 for origin in origins])
+        if unit_roundoff(y.dtype) > unit_roundoff(x.dtype):
+            self.account.narrowed[name] = y.dtype
         before = len(self.account.misses)
         judged(name, x, y, row, origins, self.growth, self.account)
         if part.startswith("expert_"):

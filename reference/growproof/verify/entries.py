@@ -50,7 +50,7 @@ class Account:
     """How many entries are what, and the tensors with entries that are nothing of it.
 
     equal: the source's. rounded: the source's, times a scalar or less a mean, rounded
-    once. new: zero, or read by nothing.
+    once. new: zero, or read by nothing. narrowed: tensors in a narrower dtype, and which.
     """
 
     equal: int = 0
@@ -58,6 +58,7 @@ class Account:
     new: int = 0
     tensors: int = 0
     misses: list[Miss] = field(default_factory=list[Miss])
+    narrowed: dict[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
 
 
 def taken(x: Tensor, origins: Sequence[Tensor]) -> Tensor:

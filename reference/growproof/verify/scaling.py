@@ -7,7 +7,7 @@ config shows, such as √(K'/K) on q, on k or on both, the tensors are asked whi
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,14 +19,15 @@ from growproof.verify.entries import length
 from growproof.verify.sides import Side
 
 WRITERS = ("embed", "positions", "o", "down", "expert_down")
-OUT_NORMS = ("attn_out_norm", "mlp_out_norm")
+OUT_NORMS: tuple[str, ...] = ("attn_out_norm", "mlp_out_norm")
 
 
 @dataclass(frozen=True)
 class Scaling:
     """Part → scalar, the axes whose mean is lost, and whether new lanes hold the mean.
 
-    stream: s, by which the residual is scaled. eps: what ε' must be for that.
+    stream: s, by which the residual is scaled. eps: what ε' must be for that. biases: of
+    norms, whose bias is in what they write: out of the residual, into it, or to the head.
     """
 
     stream: float
@@ -34,12 +35,13 @@ class Scaling:
     scalars: Mapping[str, float]
     centres: Mapping[str, str]
     averaged: bool = False
+    biases: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def row(self, part: str, row: Row) -> Row:
         """The row of a part, as it is scaled and centred."""
         scale = self.scalars.get(part, 1.0)
-        if row.norm and row.reads is None:  # the bias of a norm is in what it writes
-            scale = 1.0
+        if row.norm and row.reads is None:
+            scale = self.biases.get(part, 1.0)
         loses = row.is_writer or part in ("q", "k")
         return replace(
             row,
@@ -62,6 +64,7 @@ def scalings(old: Side, new: Side, residual: Tensor) -> Scaling:
     a, b = old.decoder, new.decoder
     norm = policy(old, new, residual)
     s = stream(old, new, residual, norm)
+    refuse(a, b, s, norm)
     growth = Growth(old=a, new=b, policies=Policies(norm=norm))
     by = table_scalars(growth)
     implied = 1.0 if a.score is not None else math.sqrt(growth.taller)
@@ -69,20 +72,41 @@ def scalings(old: Side, new: Side, residual: Tensor) -> Scaling:
     by |= {part: s * by.get(part, 1.0) for part in WRITERS}
     if a.places != "pre":
         by |= {part: s * by[part] for part in OUT_NORMS if part in by}
+    biases = dict[str, float].fromkeys(OUT_NORMS, s)  # which they write to the residual
     if a.tied:
         by["final_norm"] /= s
+        biases["final_norm"] = 1 / by["embed"]
     if a.tied and not b.tied:  # a head of its own: as the embedding is, or was
         t = by["embed"]
         by["head"] = nearest(
             old.state["embed.weight"], new.state["head.weight"], residual, (t, 1.0)
         )
         by["final_norm"] *= t / by["head"]
+        biases["final_norm"] = 1 / by["head"]
+    if b.tied and not a.tied and by["embed"] != 1:
+        raise GrowthError(
+            "lm_head has become the embedding, which is scaled or centred: then the "
+            "logits are, too"
+        )
     averaged = norm == "averaged" and growth.wider > 1
     centres = {**means(growth)} | (
         {"residual": "residual"} if norm == "centred" else {}
     )
     eps = s * s * a.eps * a.norm_size / b.norm_size
-    return Scaling(s, eps, by, centres, averaged)
+    return Scaling(s, eps, by, centres, averaged, biases)
+
+
+def refuse(a: Decoder, b: Decoder, s: float, norm: NormPolicy) -> None:
+    """Raise GrowthError for a stream that is not the old one, scaled or centred."""
+    if s != 1 and a.places == "post":
+        raise GrowthError(
+            f"ε says that the residual is scaled by {s:.9g}, and its blocks read it "
+            "without a norm"
+        )
+    if norm == "centred" and b.tied:
+        raise GrowthError(
+            "the embedding has lost its mean, and lm_head, which is tied to it, reads it"
+        )
 
 
 def table_scalars(growth: Growth) -> dict[str, float]:

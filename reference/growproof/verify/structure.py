@@ -61,6 +61,7 @@ def structure(old: Side, new: Side) -> list[Check]:
             found=changed(*dtypes),
             passed=True if dtypes[0] == dtypes[1] else None,
         ),
+        *same_loaded_dtype(old, new),
     ]
     if old.codes or new.codes:
         checks.append(same_format(old, new))
@@ -71,6 +72,24 @@ def structure(old: Side, new: Side) -> list[Check]:
     if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
         checks.append(same_eps(old, new))
     return checks
+
+
+def same_loaded_dtype(old: Side, new: Side) -> list[Check]:
+    """A wrong one where from_pretrained rounds the stored weights, and no source's."""
+    before, after = loaded_dtype(old), loaded_dtype(new)
+    narrow = unit_roundoff(after)
+    if narrow <= max(unit_roundoff(before), unit_roundoff(new.dtype)):
+        return []
+    words = changed(*(str(dtype).removeprefix("torch.") for dtype in (before, after)))
+    said = f"{words}: config.json has from_pretrained round what is stored"
+    return [Check(name="dtype when loaded", found=said, passed=False)]
+
+
+def loaded_dtype(side: Side) -> torch.dtype:
+    """The dtype that transformers gives a model unless it is told: config.json's."""
+    said = getattr(side.config, "dtype", None)
+    named = getattr(torch, said, None) if isinstance(said, str) else said
+    return named if isinstance(named, torch.dtype) else side.dtype
 
 
 def same_format(old: Side, new: Side) -> Check:
