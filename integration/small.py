@@ -89,14 +89,15 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def of_family(name: str) -> Any:
+def of_family(name: str, **changes: Any) -> Any:
     known = vars(AutoConfig.for_model(name))
     sizes = {
         k: v for k, v in SIZES.items() if k in known or k in ("head_dim", "n_inner")
     }
     if "n_embd" in known:
         sizes = {k: v for k, v in sizes.items() if k.startswith(("n_", "vocab"))}
-    return loud(AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **sizes)))
+    config = AutoConfig.for_model(name, **sizes | changes)
+    return loud(AutoModelForCausalLM.from_config(config))
 
 
 def each_layer(model: Any, change: Callable[[Any], object]) -> Any:

@@ -17,6 +17,7 @@ from growproof.cli import main
 from growproof.decoder import GrowthError
 from growproof.growth import Policies
 from growproof.verify import verify
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     LlamaForCausalLM,
@@ -209,3 +210,58 @@ def test_a_masked_model_brings_its_code(
     again = {"hidden_size": 32, "num_attention_heads": 2}
     grow_checkpoint(tmp_path / "grown", tmp_path / "twice", again)
     assert verify(source, tmp_path / "twice", tokens=32).same
+
+
+def test_a_number_past_a_dtype_is_refused(tmp_path: Path) -> None:
+    """float16 would hold an infinity; bfloat16 holds it."""
+    source = saved(llama(), tmp_path / "source")
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.norm.weight"):
+        x = stored(source)[name]
+        large = x.clone()
+        large[1] = 1e5
+        with_tensors(source, {name: large})
+        for policies in (Policies(), Policies(spread=2)):
+            with pytest.raises(
+                GrowthError, match="100000, and float16 no more than 65504"
+            ):
+                grow_checkpoint(
+                    source, tmp_path / "grown", {"intermediate_size": 32},
+                    dtype=torch.float16, policies=policies,
+                )  # fmt: skip
+        assert not (tmp_path / "grown").exists()
+        with_tensors(source, {name: x})
+    grow_checkpoint(
+        source, tmp_path / "grown", {"intermediate_size": 32}, dtype=torch.float16
+    )
+
+
+def test_what_config_json_tells_generate_is_told(tmp_path: Path) -> None:
+    """As checkpoints from before there were generation configs have it."""
+    source = saved(llama(), tmp_path / "source")
+    (source / "generation_config.json").unlink()
+    fields = json.loads((source / "config.json").read_text())
+    told = {"do_sample": True, "temperature": 0.7, "suppress_tokens": [5]}
+    (source / "config.json").write_text(json.dumps(fields | told))
+    for target, tokens in (
+        ({"num_hidden_layers": 3}, [5]),
+        ({"vocab_size": 50}, [5, 48, 49]),
+    ):
+        grow_checkpoint(source, tmp_path / "grown", target, force=True)
+        found = AutoModelForCausalLM.from_pretrained(
+            tmp_path / "grown"
+        ).generation_config
+        assert (found.do_sample, found.temperature) == (True, 0.7)
+        assert found.suppress_tokens == tokens
+
+
+def test_a_tied_tensor_may_be_stored_as_the_head(tmp_path: Path) -> None:
+    """transformers loads it, and so does whatever grows and verifies it."""
+    model = llama(tie_word_embeddings=True)
+    source = saved(model, tmp_path / "source")
+    tensors = stored(source)
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    assert verify(source, tmp_path / "grown").verdict.startswith(
+        "The same function for"
+    )

@@ -238,7 +238,9 @@ def test_a_layer_keeps_its_group_and_what_had_none_has_none() -> None:
     deep = {"num_hidden_layers": 2 * len(layers)}
     for chosen in (groups, groups[1:2]):
         state = torch.optim.AdamW(chosen).state_dict()
-        grown = grow_optimizer(state, CONFIG, deep, policies=Policies(depth="interleave"))
+        grown = grow_optimizer(
+            state, CONFIG, deep, policies=Policies(depth="interleave")
+        )
         for group, was in zip(grown["param_groups"], chosen, strict=True):
             i = rates.index(was["lr"])
             named = {int(n.split(".")[2]) for n in group["param_names"]}

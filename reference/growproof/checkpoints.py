@@ -57,8 +57,9 @@ SHARD_BYTES = 4_000_000_000
 # what a model directory holds beside its weights and its config; never *.py
 COMPANIONS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "spiece.model",
-    "sentencepiece*", "chat_template*", "additional_chat_templates", "LICENSE*",
+    "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "tekken.json",
+    "spiece.model", "sentencepiece*", "chat_template*", "additional_chat_templates",
+    "LICENSE*",
 )  # fmt: skip
 
 
@@ -207,7 +208,9 @@ def located(directory: Path, config: Any) -> dict[str, Home]:
     files, d = stored_tensors(directory), decoder_of(config)
     index = family_of(config).index(files, d)
     head = index.pop("head.weight", None) if d.tied else None
-    if head:
+    if head and "embed.weight" not in index:  # one tensor, by its other name
+        index["embed.weight"] = head
+    elif head:
         both = head.pieces[0], index["embed.weight"].pieces[0]
         if not torch.equal(*(tensor_in(files[name], name) for name in both)):
             raise GrowthError(
@@ -266,11 +269,28 @@ def write_config(config: Any, directory: Path) -> None:
 
 
 def copy_companions(source: Path, directory: Path) -> None:
-    """Copy the generation config and the tokenizer files, as they are."""
+    """Copy the generation config and the tokenizer files, as they are.
+
+    What generate() is told by config.json alone becomes a generation config.
+    """
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, directory / path.name)
+    told = directory / "generation_config.json"
+    if told.exists():
+        return
+    # an old config.json says it itself, and transformers writes no config that does
+    fields = reading.generation_of(source).to_diff_dict()
+    if fields.keys() - KEPT_BY_CONFIG:
+        fields.pop("_from_model_config", None)
+        told.write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+
+
+KEPT_BY_CONFIG = {
+    "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version",
+    "_from_model_config", "output_attentions", "output_hidden_states",
+}  # fmt: skip
 
 
 def config_at(source: str | Path) -> Any:

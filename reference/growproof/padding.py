@@ -23,7 +23,7 @@ from growproof.blocks import (
     picked,
     sheets,
 )
-from growproof.decoder import Decoder
+from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Policies
 from growproof.table import (
     Row,
@@ -396,8 +396,22 @@ def grown_parameter(
     new = blank(name, row, growth, kind, fresh=old is None)
     if old is not None:
         place(like, row, growth, new)
+        refuse_overflow(name, like, new)
     silence(new, name, state, growth)
     return new
+
+
+def refuse_overflow(name: str, old: Tensor, new: Tensor) -> None:
+    """Raise GrowthError for old entries that a dtype of smaller range cannot hold."""
+    most = torch.finfo(new.dtype).max
+    if most >= torch.finfo(old.dtype).max or new.is_meta or new.isfinite().all():
+        return
+    if old.isfinite().all():
+        worst = float(old.abs().max())
+        raise GrowthError(
+            f"{name} holds {worst:.6g}, and {str(new.dtype)[6:]} no more than {most:.6g}: "
+            "choose bfloat16 or float32"
+        )
 
 
 def sibling(name: str, row: Row, old: Decoder) -> str:

@@ -32,6 +32,7 @@ from growproof.padding import (
     is_filled,
     origins,
     place_rows,
+    refuse_overflow,
     sheet_row,
     sibling,
     silenced,
@@ -245,8 +246,9 @@ class Matrix:
         if self.old is None or not there.any():
             return
         old = origin[there]
-        lines = y if there.all() else y[there]
-        place_rows(self.old.read(old), old, mean, self.row, self.growth, lines, work)
+        lines, given = y if there.all() else y[there], self.old.read(old)
+        place_rows(given, old, mean, self.row, self.growth, lines, work)
+        refuse_overflow(self.name, given, lines)
         if lines is not y:
             y[there] = lines
 
