@@ -111,3 +111,13 @@ def test_a_dtype_that_config_json_names_rounds_what_is_stored(tmp_path: Path) ->
     wrong = [check for check in found.checks if check.passed is False]
     assert [check.name for check in wrong] == ["dtype when loaded"]
     assert "float32 → bfloat16" in wrong[0].found
+
+
+def test_a_source_of_few_positions_can_be_measured(tmp_path: Path) -> None:
+    """GPT-2 with 16: the text and what follows it are as long as they may be."""
+    source = saved(of_family("gpt2", n_positions=16), tmp_path / "source")
+    wrong = changed(source, lambda n, x: x * 1.01 if n.endswith("wpe.weight") else x)
+    found = verify(source, wrong)
+    measured = {check.name: check.passed for check in found.checks}
+    assert "greedy continuation" in measured
+    assert False in measured.values()

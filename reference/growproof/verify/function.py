@@ -256,8 +256,13 @@ def rebuilt(side: Side, state: State) -> Any:
 def continued(model: Any, ids: Tensor, length: int) -> tuple[list[int], Tensor]:
     """Greedy tokens after the first ones of the text, by generate() with its cache.
 
-    Returns them and the logits they were chosen by, (length, V).
+    Returns them and the logits they were chosen by, (length, V). Fewer where the model
+    has no positions for more.
     """
+    positions = (
+        getattr(model.config, "max_position_embeddings", None) or PROMPT + length
+    )
+    length = min(length, max(1, positions // 2))
     model.generation_config = hub.GenerationConfig(
         max_new_tokens=length,
         do_sample=False,
@@ -266,7 +271,7 @@ def continued(model: Any, ids: Tensor, length: int) -> tuple[list[int], Tensor]:
         return_dict_in_generate=True,
         suppress_tokens=model.generation_config.suppress_tokens,
     )
-    prompt = ids[:, :PROMPT]
+    prompt = ids[:, : min(PROMPT, positions - length)]
     out = model.generate(prompt, attention_mask=torch.ones_like(prompt))
     return out.sequences[0, prompt.shape[1] :].tolist(), torch.cat(out.logits)
 
