@@ -115,24 +115,26 @@ def read(words: list[str]) -> list[str] | None:
 
 
 def spread(words: list[str]) -> list[str]:
-    """The -n of a run of all laws that says nothing of it: one a core, up to MOST.
+    """What a run in several processes is told besides, and in how many, if it was not said.
 
     A run that ends in a crash is one without a verdict, so that no worker is started anew.
     """
-    asked = valued(words, "-n") or value_of(words, "-n")
-    if asked is None:
-        narrowed = any(
-            word.startswith("-") and word.split("=")[0] not in SPREAD for word in words
-        ) or any("::" in word for _, word in positions(words))
-        bare = os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-        if narrowed or bare or importlib.util.find_spec("xdist") is None:
-            return []
-        within = "PYTEST_XDIST_WORKER" in os.environ  # the cores are in use already
-        asked = "0" if within else str(min(MOST, cores()))
-        if int(asked) < 2:
-            return []
-        return ["-n", asked, "--max-worker-restart=0"]
-    return [] if asked == "0" else ["--max-worker-restart=0"]
+    asked = value_of(words, "-n")
+    n = asked or usual(words)
+    if n == "0":
+        return []
+    return [*([] if asked else ["-n", n]), "--max-worker-restart=0"]
+
+
+def usual(words: list[str]) -> str:
+    """The -n of a run that says nothing of it: one a core, up to MOST, where all laws run."""
+    narrowed = any(w.startswith("-") and w.split("=")[0] not in SPREAD for w in words)
+    narrowed |= any("::" in word for _, word in positions(words))
+    # the cores are in use already within a worker of another run
+    bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_XDIST_WORKER"} & {*os.environ}
+    if narrowed or bare or importlib.util.find_spec("xdist") is None or cores() < 2:
+        return "0"
+    return str(min(MOST, cores()))
 
 
 def cores() -> int:
@@ -147,9 +149,8 @@ def named(words: list[str]) -> None:
 
     pytest would collect it, and growproof's own grower would be judged.
     """
-    if os.environ.get("GROWPROOF_GROWER") or valued(words, "--grower-command"):
-        return
-    if valued(words, "--grower"):
+    said = (valued(words, option) for option in ("--grower", "--grower-command"))
+    if os.environ.get("GROWPROOF_GROWER") or any(said):
         return
     for at, word in positions(words):
         behind = re.fullmatch(r"--[a-z-]+", words[at - 1] if at else "")  # its value

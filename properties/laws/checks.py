@@ -93,7 +93,8 @@ def close(
     Both must be finite and of the same shape. law, budget: those of the law that is
     being tested, unless they are said. tap: the name in the old model. more: larger
     responses, of draws or more draws, each asked for where those before it give more than
-    one unit; the last, of the most draws, not where they give HOPELESS. n: the longest sum, by default over the grown axes of the case.
+    one unit; the last, of the most draws, not where they give HOPELESS. n: the longest
+    sum, by default over the grown axes of the case.
     """
     __tracebackhide__ = True
     if actual.shape != expected.shape:
