@@ -49,6 +49,22 @@ def test_every_entry_of_a_growth_is_accounted_for(family: str, tmp_path: Path) -
     assert found.complete, found
 
 
+@pytest.mark.parametrize("rotary", ["parted", "between"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_new_lanes_of_a_head_are_accounted_for(
+    family: str, rotary: Any, tmp_path: Path
+) -> None:
+    """Wherever they lie, in layers without a rotary embedding as well."""
+    unturned = {"no_rope_layers": [1, 0]} if family == "smollm3" else {}
+    source = saved(of_family(family, **unturned), tmp_path / "source")
+    tied = FAMILIES[family].tied_head_dim
+    target = {"hidden_size": 32} if tied else {"head_dim": 16}
+    policies = Policies(fill="trainable", rotary=rotary)
+    grow_checkpoint(source, tmp_path / "grown", target, policies=policies)
+    found = account(source, tmp_path / "grown")
+    assert found.complete, found
+
+
 def nudged(x: torch.Tensor, at: tuple[int, ...]) -> torch.Tensor:
     """x with one entry moved to its neighbour."""
     y = x.clone()

@@ -17,11 +17,13 @@ from growproof.checkpoints import grow_checkpoint
 from growproof.cli import byte_count, main
 from growproof.decoder import GrowthError
 from growproof.shards import Entry
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from .small import (
     WIDER,
     contents,
     llama,
+    of_family,
     saved,
     with_tensors,
 )
@@ -249,3 +251,39 @@ def test_the_command_line(source: Path, tmp_path: Path) -> None:
     bad = run("verify", source, tmp_path / "nothing")
     assert bad.returncode == 4
     assert len(bad.stderr.splitlines()) == 1
+
+
+def test_a_size_that_no_layer_has_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Qwen3-MoE, all layers of which have experts: those have a size of their own."""
+    source = saved(of_family("qwen3_moe"), tmp_path / "source")
+    grow = ["grow", str(source), str(tmp_path / "grown")]
+    assert main([*grow, "--intermediate-size=32"]) == 4
+    assert "grow moe_intermediate_size" in capsys.readouterr().err
+    assert not (tmp_path / "grown").exists()
+    assert main([*grow, "--moe-intermediate-size=16"]) == 0
+    assert "MLP of an expert     12 → 16" in capsys.readouterr().out
+
+
+def test_a_config_that_transformers_refuses_is_refused(tmp_path: Path) -> None:
+    """longrope's factors are counted by hidden_size / heads, whatever head_dim is."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 1.0,
+        "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+    }  # fmt: skip
+    config = Phi3Config(
+        vocab_size=48, hidden_size=16, num_attention_heads=2, intermediate_size=20,
+        num_hidden_layers=1, pad_token_id=None, rope_parameters=rope,
+        original_max_position_embeddings=16,
+    )  # fmt: skip
+    source = saved(Phi3ForCausalLM(config), tmp_path / "source")
+    with pytest.raises(GrowthError, match=r"the grown phi3: got .* must have length 8"):
+        grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 32})
+
+
+def test_code_is_not_taken_along(source: Path, tmp_path: Path) -> None:
+    (source / "tokenization_own.py").write_text("raise SystemExit")
+    (source / "tokenizer_own.py").write_text("raise SystemExit")
+    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    assert not [*(tmp_path / "grown").glob("*.py")]

@@ -16,12 +16,11 @@ import torch
 from growproof.models import parameters_of
 from torch import Tensor
 
-from ..laws.domain import CONFIG_NAME
+from ..laws.domain import config_names
 from .parts import Part, Ratios, kind_of, layer_of, relation
 
 State = dict[str, Tensor]
 Row = tuple[str, list[str]]  # what is wrong, with which parameters
-SIZES = tuple(CONFIG_NAME.values())
 # how a model was stored, or what says the same twice
 INCIDENTAL = {
     "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype",
@@ -44,7 +43,8 @@ def parameters(
     stored = {n: p.dtype for n, p in parameters_of(new).items()}
     before, after, wanted = state(old), state(new), state(right)
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    if [n for n in SIZES if sizes_of(new).get(n) != sizes_of(right).get(n)]:
+    sizes = [*config_names(right.config.model_type).values()]
+    if sizes_of(new, sizes) != sizes_of(right, sizes):
         wanted = {n: w for n, w in wanted.items() if n in after}  # the config says it
     elif tied(new) == tied(right):
         found["{} is missing", ""] = sorted(wanted.keys() - after.keys())
@@ -70,9 +70,9 @@ def apart(said: str, kind: str) -> str:
     return group_of(kind) if grouped and not by_number else ""
 
 
-def sizes_of(model: Any) -> dict[str, int | None]:
-    """The sizes that its config says."""
-    return {name: getattr(model.config, name, None) for name in SIZES}
+def sizes_of(model: Any, names: list[str]) -> list[int | None]:
+    """The sizes of these names that its config says."""
+    return [getattr(model.config, name, None) for name in names]
 
 
 def tied(model: Any) -> bool:

@@ -9,7 +9,7 @@ from growproof.padding import place
 from growproof.rounding import Responses
 
 from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
-from ..laws.domain import CONFIG_NAME, table
+from ..laws.domain import config_names, table
 from ..laws.grown import Grown, forward
 from ..laws.models import Case
 
@@ -64,7 +64,7 @@ def grows(case: Case) -> dict[str, tuple[int, int]]:
     """axis → its size before and after, of those that grow."""
     own = table(case.family).sizes
     found: dict[str, tuple[int, int]] = {}
-    for axis, name in CONFIG_NAME.items():
+    for axis, name in config_names(case.family).items():
         new = case.target.get(name)
         old = case.config.get(own.get(axis, name), getattr(case.decoder, axis))
         if new is not None and old != new:
@@ -74,7 +74,8 @@ def grows(case: Case) -> dict[str, tuple[int, int]]:
 
 def describe(case: Case) -> str:
     """The shrunk shapes and growth, on one line."""
-    sizes = ", ".join(f"{CONFIG_NAME[a]} {m}→{n}" for a, (m, n) in grows(case).items())
+    names = config_names(case.family)
+    sizes = ", ".join(f"{names[a]} {m}→{n}" for a, (m, n) in grows(case).items())
     return (
         f"{case.family}, hidden {case.decoder.hidden}, heads {case.decoder.heads}, key/value "
         f"heads {case.decoder.groups}, head_dim {case.decoder.head_dim}, layers "

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import currently_in_test_context, reject
 
 from ..laws import examples
-from ..laws.domain import CONFIG_NAME
+from ..laws.domain import config_names
 from ..laws.examples import Example
 from ..laws.models import Case
 from .loading import DEFAULT, Grower
@@ -38,12 +38,14 @@ class Asked:
         self.dtypes[str(model.dtype).removeprefix("torch.")] += 1
         self.families[config.model_type] += 1
         seen = {"vocabulary": 0}  # the first that is told
-        for axis, name in CONFIG_NAME.items():
+        grown: set[str] = set()
+        for axis, name in config_names(config.model_type).items():
             old = getattr(config, name, None) or 0
-            self.axes[axis] += target.get(name, old) > old
-            seen["vocabulary" if axis == "vocab" else axis] = max(
-                target.get(name, old), old
-            )
+            axis = axis.removeprefix("expert_")
+            told = "vocabulary" if axis == "vocab" else axis
+            seen[told] = max(seen.get(told, 0), target.get(name, old), old)
+            grown |= {axis} if target.get(name, old) > old else set()
+        self.axes.update(grown)
         if case := examples.current().get("case"):
             seen["tokens"] = case.tokens
         self.bound(seen)

@@ -173,6 +173,10 @@ def command_grower(template: str, limit: float | None = 60) -> Grower:
                 destination,
                 dtype=model.dtype,
                 attn_implementation=model.config._attn_implementation,
+                # the default knows no float64
+                experts_implementation=getattr(
+                    model.config, "_experts_implementation", None
+                ),
             )
         return like(grown, model)
 

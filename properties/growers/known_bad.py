@@ -236,6 +236,19 @@ def noise_in_new(pattern: str, dim: int, size: float) -> Callable[..., None]:
     return edit
 
 
+def joined_at_the_end(new: State, old: State, growth: Growth) -> None:
+    """gate and up padded as one matrix, at its end, where each needs room of its own."""
+    for name, gate in new.items():
+        if not on(r"(expert_)?gate\.weight", name) or name not in old:
+            continue
+        up, n = new[name.replace("gate.", "up.")], old[name].shape[-2]
+        rows = torch.cat((gate.narrow(-2, 0, n), up.narrow(-2, 0, n)), -2).clone()
+        for part in (gate, up):
+            here, rows = rows.split((min(part.shape[-2], rows.shape[-2]),
+                                     max(0, rows.shape[-2] - part.shape[-2])), -2)  # fmt: skip
+            part.zero_().narrow(-2, 0, here.shape[-2]).copy_(here)
+
+
 def queries_by_head(new: State, old: State, growth: Growth) -> None:
     """Query heads kept in order while groups and repeats both grow around them."""
     o, n = growth.old, growth.new
@@ -693,6 +706,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="noise_does_not_cancel", says="symmetry-breaking noise of 1e-3 in down_proj",
           law=LANES, reason="residual|mlp",
           state=noise_in_new(r"(expert_)?down\.weight", 0, 1e-3)),
+    Fault(name="gate_up_joined", needs=("gates",), says="gate and up padded as one matrix, at its end",
+          law=GATE, reason=attention("gate|up"),
+          state=joined_at_the_end),
     Fault(name="layers_copied", says="new layers are copies, not silent (SOLAR)",
           law=NEW_LAYERS, reason="layers add",
           state=copied_layers),

@@ -80,6 +80,12 @@ def table(family: str) -> Family:
     return TABLES[family]
 
 
+def config_names(family: str) -> dict[str, str]:
+    """Decoder field → its name in a target; an expert's MLP where it has one of its own."""
+    own = {"expert_mlp": TABLES[family].sizes.get("expert_mlp", "")}
+    return CONFIG_NAME | {f: n for f, n in own.items() if n not in ("", SIZES["mlp"])}
+
+
 def needed(
     family: str, config: Mapping[str, Any], target: Mapping[str, int]
 ) -> list[str]:
@@ -89,7 +95,11 @@ def needed(
 
     growth = plan_model(AutoConfig.for_model(family, **config), target)
     old, new = growth.old, growth.new
-    grown = {axis for axis in CONFIG_NAME if getattr(old, axis) != getattr(new, axis)}
+    grown = {
+        axis.removeprefix("expert_")
+        for axis in config_names(family)
+        if getattr(old, axis) != getattr(new, axis)
+    }
     chosen = {f for f, says in table(family).says.items() if callable(says)}
     options = {
         "gqa": old.groups < old.heads or new.groups < new.heads,

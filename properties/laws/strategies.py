@@ -18,7 +18,7 @@ from growproof.models import MASKED, plan_model
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from .domain import AXES, CONFIG_NAME, DOMAIN, table
+from .domain import AXES, DOMAIN, config_names, table
 from .models import REGIMES, Case
 from .options import Options, options
 
@@ -104,7 +104,7 @@ def cases(
     return Case(
         family=family,
         config=config,
-        target={CONFIG_NAME[f]: n for f, n in new.items() if n != sizes[f]},
+        target={config_names(family)[f]: n for f, n in new.items() if n != sizes[f]},
         seed=draw(st.integers(0, 2**20)),
         regime=draw(st.sampled_from(REGIMES)),
         batch=draw(st.integers(1, 2)),
@@ -223,6 +223,9 @@ def target(
         if name in free:
             forced = axis == name
             new[name] = draw(larger(sizes[name], step=by, forced=forced, block=BLOCK))
+    if "mlp" in free and "expert_mlp" in config_names(family):
+        forced = axis == "mlp"
+        new["expert_mlp"] = draw(larger(sizes["expert_mlp"], forced=forced))
     if "layers" in free:
         new["layers"] += draw(st.integers(int(axis == "layers"), 2))
     fit_hidden(draw, family, sizes, new, forced=axis == "hidden")
@@ -336,7 +339,10 @@ def power_of_four_target(
             sizes["hidden"] = new["hidden"] = math.lcm(sizes["heads"], new["heads"])
     elif which == "hidden" or (fields.whole_heads and new["heads"] > sizes["heads"]):
         new["hidden"] *= 4
-    new["mlp"] += draw(st.integers(0, 4)) if "mlp" in free else 0
+    for name in ("mlp", "expert_mlp"):
+        if name in config_names(family):
+            more = draw(st.integers(0, 4)) if "mlp" in free else 0
+            new[name] = sizes[name] + more
     new["layers"] += draw(st.integers(0, 1)) if "layers" in free else 0
     return named(family, new)
 
@@ -378,7 +384,7 @@ def least_case(family: str) -> Case:
     if fields.partial:
         rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0}
         config["rope_parameters"] = rope
-    target = {CONFIG_NAME[f]: n for f, n in named(family, new).items()}
+    target = {config_names(family)[f]: n for f, n in named(family, new).items()}
     return Case(family, config, target, 0, "loud", 1, 2)
 
 

@@ -8,7 +8,7 @@ from growproof.decoder import SURVIVING_ROPE_TYPES, GrowthError
 from growproof.models import plan_model
 
 from . import claims
-from .domain import AXES, CONFIG_NAME, DOMAIN, USUAL, table
+from .domain import AXES, DOMAIN, USUAL, config_names, table
 from .grown import grow
 from .models import Case, Regime
 from .published import PUBLISHED, Published
@@ -84,7 +84,9 @@ def real_case(family: str, shape: Real) -> Case | None:
             "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0,
         } | config.get("rope_parameters", {})  # fmt: skip
         config["rope_parameters"] = rope
-    target = {CONFIG_NAME[f]: n for f, n in named(family, new).items() if f in AXES}
+    names = config_names(family)
+    target = {names[f]: n for f, n in named(family, new).items()
+              if f in names and f != "vocab"}  # fmt: skip
     case = Case(family, config, dict(reversed(target.items())), 0, shape.regime, 1, 3)
     try:
         plan_model(case.hf_config, case.target)

@@ -111,7 +111,10 @@ def loaded(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         quietly(model.save_pretrained, folder)
         load: Any = AutoModelForCausalLM.from_pretrained
-        return quietly(load, folder, dtype="auto", attn_implementation="eager")
+        return quietly(
+            load, folder, dtype="auto", attn_implementation="eager",
+            experts_implementation="eager",
+        )  # fmt: skip
 
 
 @law(lossless, claim=claims.VOCABULARY, proof="vocabulary_new", needs=("vocab",))

@@ -275,6 +275,8 @@ def copy_companions(source: Path, directory: Path) -> None:
     """
     for pattern in COMPANIONS:
         for path in source.glob(pattern):
+            if path.suffix == ".py":  # remote code is not taken along
+                continue
             copy = shutil.copytree if path.is_dir() else shutil.copyfile
             copy(path, directory / path.name)
     told = directory / "generation_config.json"

@@ -21,6 +21,7 @@ SIZES = {
     "num_key_value_heads": "G', key/value heads",
     "head_dim": "K', lanes of a head (a StableLm's is hidden_size / heads)",
     "intermediate_size": "F', width of the MLP",
+    "moe_intermediate_size": "F', width of an expert, in a Qwen3-MoE",
     "num_hidden_layers": "L', layers",
     "vocab_size": "V', tokens; new ones are never chosen",
 }
@@ -34,6 +35,7 @@ def grow(options: argparse.Namespace) -> int:
     if not target and not options.dtype and not options.depth.startswith("every:"):
         raise ValueError("nothing to grow: give at least one size, see grow --help")
     policies = policies_of(options, depth=options.depth, spread=options.spread)
+    refuse_idle(config_of(options.source), target)
     written(options, target, policies)
     print("now see for yourself:")
     print(f"growproof verify {options.source} {options.destination}")
@@ -43,10 +45,8 @@ def grow(options: argparse.Namespace) -> int:
 def fit(options: argparse.Namespace) -> int:
     """`growproof fit`: print the plan, write the checkpoint, verify it."""
     quiet_transformers()
-    from growproof.checkpoints import config_at
     from growproof.fit import Wanted, lines
     from growproof.models import fit_model
-    from growproof.quantised import is_quantised, plain_config
 
     wanted = Wanted(
         ranks=options.tp,
@@ -58,9 +58,7 @@ def fit(options: argparse.Namespace) -> int:
         max_growth=options.max_growth,
     )
     policies = policies_of(options, spread=options.tp if options.spread else 1)
-    coded = is_quantised(options.source)
-    config = plain_config(options.source)[0] if coded else config_at(options.source)
-    plan, target = fit_model(config, wanted, policies)
+    plan, target = fit_model(config_of(options.source), wanted, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
     if not target:
         print(
@@ -71,6 +69,31 @@ def fit(options: argparse.Namespace) -> int:
     print()
     written(options, target, policies)
     return verify(options)
+
+
+def config_of(source: Path) -> Any:
+    """The config of a checkpoint; of a quantised one, as if it were not."""
+    from growproof.checkpoints import config_at
+    from growproof.quantised import is_quantised, plain_config
+
+    return plain_config(source)[0] if is_quantised(source) else config_at(source)
+
+
+def refuse_idle(config: Any, target: Mapping[str, int]) -> None:
+    """Raise GrowthError for a size that no tensor of the model has."""
+    from growproof.decoder import GrowthError
+    from growproof.families import family_of
+    from growproof.models import decoder_of
+
+    kinds, sizes = decoder_of(config).kinds, family_of(config).sizes
+    for field, sparse in (("mlp", False), ("expert_mlp", True)):
+        name, other = sizes.get(field), sizes.get("mlp" if sparse else "expert_mlp")
+        used = any(kind.sparse is sparse for kind in kinds)
+        if name in target and name != other and not used:
+            raise GrowthError(
+                f"no layer of this {config.model_type} has an MLP of {name}: "
+                f"grow {other}, or leave it out"
+            )
 
 
 def policies_of(options: argparse.Namespace, **more: Any) -> "Policies":
@@ -91,7 +114,11 @@ def written(
 
     coded = is_quantised(options.source)
     growth = (written_codes if coded else written_weights)(options, target, policies)
-    for field, name in FIELDS.items():
+    kinds = growth.old.kinds
+    fields = FIELDS | {"expert_mlp": "MLP of an expert"}
+    left_out = {"mlp"} if all(kind.sparse for kind in kinds) else set[str]()
+    left_out |= set() if any(kind.sparse for kind in kinds) else {"expert_mlp"}
+    for field, name in ((f, n) for f, n in fields.items() if f not in left_out):
         before, after = getattr(growth.old, field), getattr(growth.new, field)
         arrow = f" → {after:,}" if after != before else ""
         print(f"{name:<20} {before:,}{arrow}")

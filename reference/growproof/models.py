@@ -19,6 +19,7 @@ from growproof.family import SIZES, Family
 from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, plan
 from growproof.padding import State, grow_state, shrink_state
+from growproof.reading import refused
 from growproof.rotary import refuse_frequencies
 from growproof.vocabulary import suppressed
 
@@ -86,7 +87,11 @@ def config_of(config: Any, growth: Growth) -> Any:
         fields["norm_size"] = growth.new.norm_size
     for name in ("model_type", "transformers_version", "architectures"):
         fields.pop(name, None)
-    result = cls(**fields)
+    with refused(
+        f"the config of the grown {family.model_type}",
+        "sizes that transformers takes for it: choose others (its own rule is quoted)",
+    ):
+        result = cls(**fields)
     for name in ("_attn_implementation", "_experts_implementation"):
         if hasattr(config, name):
             setattr(result, name, getattr(config, name))

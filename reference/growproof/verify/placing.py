@@ -231,8 +231,12 @@ def places(old: Side, new: Side, residual: Tensor, i: int, j: int) -> Places:
         x = side.state[f"layers.{layer}.{part}.weight"]
         return x.index_select(0 if part in ("o", "down") else 1, lanes)
 
-    lanes = lanes_of(a, b, a.kinds[i], b.kinds[j])
     q, q_new = read(old, "q", i), read(new, "q", j)
+    if a.kinds[i].rotary or b.kinds[j].rotary:
+        lanes = lanes_of(a, b, a.kinds[i], b.kinds[j])
+    else:
+        keys = read(old, "k", i), read(new, "k", j)
+        lanes = unturned(a, b, (q, q_new), keys)
     o, o_new = read(old, "o", i), read(new, "o", j)
     index = lanes_index(lanes, a.head_dim)
     one = torch.cat((by_head(q, a.heads, None), spread(o, a.heads)), 1)
@@ -309,6 +313,22 @@ def lanes_of(a: Decoder, b: Decoder, before: Kind, after: Kind) -> Tensor:
     turned = [*index, *(len(f_new) + j for j in index)]
     passed = [rotary_new.dims + j for j in range(rest)]
     return origin_of([*turned, *passed], b.head_dim)
+
+
+def unturned(
+    a: Decoder, b: Decoder, q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor]
+) -> Tensor:
+    """The origin of q's and k's lanes where no rotary embedding tells them apart.
+
+    A lane is known by how much it reads of the residual's lanes, over all heads.
+    """
+    before, after = (
+        torch.cat([x[at].double().reshape(-1, d.head_dim, x[at].shape[1]).abs().sum(0)
+                   for x in (q, k)], 1)
+        for at, d in enumerate((a, b))
+    )  # fmt: skip
+    own = origin_of(head_dim_map(a.head_dim, b.head_dim, a.split), b.head_dim)
+    return settled(before, after, own, prefix(a.head_dim, b.head_dim))
 
 
 def values_of(
