@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from growproof import GrowthError, Policies, forward, grow_optimizer
+from growproof import GrowthError, Policies, forward, grow, grow_optimizer
 from growproof.checkpoints import OPTIMIZER
 from growproof.cli import main
 from growproof.families import family_of
@@ -16,6 +16,10 @@ from growproof.optimizer import blank_model
 from growproof.padding import grow_state, take
 from growproof.table import pairs, parameters
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
 from properties.laws.models import loud
@@ -325,3 +329,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*words, "--optimizer", str(tmp_path / "code.pt")]) == 4
     assert "could run code" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_state_by_names_is_read_by_them() -> None:
+    """As torch.distributed.checkpoint has it: in another order than the model's."""
+    model = llama(num_key_value_heads=2)
+    named = [*model.named_parameters()]
+    own = sorted(named, key=lambda entry: entry[0])
+    optimizer = torch.optim.AdamW([p for _, p in own], lr=1e-2)
+    model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    optimizer.step()
+    state: Any = get_optimizer_state_dict(model, optimizer)
+    found = grow_optimizer(state, model.config, {"intermediate_size": 28})
+    for name, p in named:
+        old = state["state"][name]["exp_avg"]
+        new = found["state"][name]["exp_avg"]
+        assert torch.equal(new[tuple(map(slice, p.shape))], old), name
+    bigger = grow(model, {"intermediate_size": 28})
+    resumed = torch.optim.AdamW(bigger.parameters(), lr=1.0)
+    set_optimizer_state_dict(bigger, resumed, optim_state_dict=found)
+    assert resumed.param_groups[0]["lr"] == 1e-2

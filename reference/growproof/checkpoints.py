@@ -9,7 +9,7 @@ the source is run: the model class follows from `model_type`.
 import json
 import re
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,9 +140,14 @@ def opened(source: Path, scratch: Path) -> Generator[Path]:
         with claimed(scratch / source.stem) as directory:
             convert_gguf(source, directory)
             yield directory
-    elif source.is_dir():
-        yield source
     else:
+        refuse_absent(source)
+        yield source
+
+
+def refuse_absent(source: Path) -> None:
+    """Raise GrowthError for what is no directory."""
+    if not source.is_dir():
         raise GrowthError(
             f"{source} is neither a checkpoint directory nor a .gguf file: download a "
             "hub model first (hf download NAME --local-dir DIR) and name the directory"
@@ -207,18 +212,29 @@ def located(directory: Path, config: Any) -> dict[str, Home]:
     """
     files, d = stored_tensors(directory), decoder_of(config)
     index = family_of(config).index(files, d)
-    head = index.pop("head.weight", None) if d.tied else None
-    if head and "embed.weight" not in index:  # one tensor, by its other name
+    if d.tied:
+        one_embedding(index, lambda name: tensor_in(files[name], name), directory)
+    return index
+
+
+def one_embedding(
+    index: dict[str, Home], get: Callable[[str], Tensor], directory: Path
+) -> None:
+    """Leave a tied model one tensor, by whichever name it has one, in place.
+
+    Raises GrowthError where there are two, and they differ.
+    """
+    head = index.pop("head.weight", None)
+    if head and "embed.weight" not in index:
         index["embed.weight"] = head
     elif head:
         both = head.pieces[0], index["embed.weight"].pieces[0]
-        if not torch.equal(*(tensor_in(files[name], name) for name in both)):
+        if not torch.equal(*(get(name) for name in both)):
             raise GrowthError(
                 f"config.json in {directory} ties lm_head to the embedding, but the "
                 "weights hold two different ones: set tie_word_embeddings to false, or "
                 f"remove {head.pieces[0]}"
             )
-    return index
 
 
 def stored_tensors(directory: Path) -> dict[str, Path]:
@@ -301,6 +317,7 @@ def config_at(source: str | Path) -> Any:
     if path.is_file() and path.suffix == ".gguf":
         reading.check_gguf(path)
         return gguf_config(path)
+    refuse_absent(path)
     return read_config(path)
 
 
@@ -327,11 +344,20 @@ def refuse_overwriting(source: Path, destination: Path, *, force: bool) -> None:
         return
     if not force:
         raise GrowthError(f"{destination} exists: choose another, or --force")
-    if not (destination / "config.json").is_file():
+    if not is_checkpoint(destination):
         raise GrowthError(
-            f"{destination} exists and is no checkpoint directory (no config.json): "
-            "--force replaces checkpoints only"
+            f"{destination} exists and is no checkpoint directory (no config.json with a "
+            "model_type): --force replaces checkpoints only"
         )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """True for a directory whose config.json names a model type."""
+    try:
+        reading.fields_of(path)
+    except GrowthError:
+        return False
+    return True
 
 
 def is_empty(path: Path) -> bool:

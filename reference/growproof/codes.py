@@ -163,8 +163,12 @@ def taken(x: Tensor, above: Tensor, beside: Tensor, new: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Format:
-    """How a checkpoint stores a quantised map: suffixes of its tensors, both ways."""
+    """How a checkpoint stores a quantised map: suffixes of its tensors, both ways.
 
+    mark: the one by which a map is known to be quantised.
+    """
+
+    mark: str
     suffixes: tuple[str, ...]
     read: Callable[[Get], Codes]
     write: Callable[[Codes], Mapping[str, Tensor]]
@@ -223,8 +227,13 @@ def gptq(config: Mapping[str, Any]) -> Format:
     by_act = bool(config.get("desc_act"))
 
     def read(get: Get) -> Codes:
-        order = get("g_idx")
-        straight = torch.arange(len(order)) // group
+        straight = torch.arange(len(get("qweight")) * 32 // bits) // group
+        try:
+            order = get("g_idx")
+        except KeyError:  # some exporters leave it out where it says nothing
+            order = None if by_act else straight
+        if order is None:
+            raise GrowthError("there is no g_idx, though desc_act is true")
         if not by_act and not torch.equal(order.long(), straight):
             raise GrowthError("g_idx is not i // group_size, though desc_act is false")
         return Codes(
@@ -243,7 +252,7 @@ def gptq(config: Mapping[str, Any]) -> Format:
             "g_idx": straight if x.order is None else x.order,
         }
 
-    return Format(("qweight", "qzeros", "scales", "g_idx"), read, write)
+    return Format("qweight", ("qweight", "qzeros", "scales", "g_idx"), read, write)
 
 
 def awq(config: Mapping[str, Any]) -> Format:
@@ -280,7 +289,7 @@ def awq(config: Mapping[str, Any]) -> Format:
             "scales": x.scales.mT.contiguous(),
         }
 
-    return Format(("qweight", "qzeros", "scales"), read, write)
+    return Format("qweight", ("qweight", "qzeros", "scales"), read, write)
 
 
 def fp8(config: Mapping[str, Any]) -> Format:
@@ -306,4 +315,4 @@ def fp8(config: Mapping[str, Any]) -> Format:
     def write(x: Codes) -> Mapping[str, Tensor]:
         return {"weight": x.codes, "weight_scale_inv": x.scales}
 
-    return Format(("weight", "weight_scale_inv"), read, write)
+    return Format("weight_scale_inv", ("weight", "weight_scale_inv"), read, write)

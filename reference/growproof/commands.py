@@ -47,6 +47,7 @@ def fit(options: argparse.Namespace) -> int:
     quiet_transformers()
     from growproof.fit import Wanted, lines
     from growproof.models import fit_model
+    from growproof.quantised import is_quantised, rehearse
 
     wanted = Wanted(
         ranks=options.tp,
@@ -59,6 +60,8 @@ def fit(options: argparse.Namespace) -> int:
     )
     policies = policies_of(options, spread=options.tp if options.spread else 1)
     plan, target = fit_model(config_of(options.source), wanted, policies)
+    if target and options.dry_run and is_quantised(options.source):
+        rehearse(options.source, target, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
     if not target:
         print(

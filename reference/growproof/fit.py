@@ -49,6 +49,10 @@ class Wanted:
                 raise GrowthError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
+        if self.max_growth is not None and not 1 <= self.max_growth < inf:
+            raise GrowthError(
+                f"max_growth must be a finite number from 1 on, got {self.max_growth}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

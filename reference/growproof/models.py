@@ -289,6 +289,7 @@ def fit_model(
         if (size := getattr(found.new, name)) != getattr(d, name)
     }
     growth = plan_model(config, target, policies)
+    config_of(config, growth)  # what transformers itself refuses of these sizes
     return replace(found, new=growth.new), target
 
 

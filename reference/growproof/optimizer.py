@@ -13,6 +13,10 @@ lr and weight decay' = weight decay / s². With unchanged hyperparameters that i
 s = 1. Clipping by a global norm, decay of a norm that has an offset, and Muon's step,
 which is one of whole matrices, new coordinates too, are others in the grown model.
 
+A new token has a logit, and so a share in the softmax of a training loss, where no bias
+can carry −2¹⁵ (`growproof.vocabulary`): the gradients are those of the old loss only if
+new tokens are masked in it.
+
 Not to be had. Centring (and averaging) removes from a writer a direction in which the old
 function does not change and the grown one does: what the gradients along it would have
 been, no moment says. A repeated key/value head has the sum of its copies' gradients, not
@@ -54,7 +58,9 @@ def grow_optimizer(
     """The state dict of an optimizer, for the model that `growproof.grow` makes.
 
     state: `optimizer.state_dict()` of torch's AdamW, Adam, SGD or Muon over the
-    parameters of a model of `config`. target, policies, options: as for `grow`. names: of
+    parameters of a model of `config`, numbered, or by name as
+    `torch.distributed.checkpoint.state_dict.get_optimizer_state_dict` has it; the result
+    is so too. target, policies, options: as for `grow`. names: of
     the parameters, group by group, where the state has no param_names and the groups are
     neither all in order nor matrices before vectors (as transformers' Trainer has them).
     The result is for an optimizer over the same groups of the grown model's parameters,
@@ -137,6 +143,8 @@ def blank_model(config: Any) -> Any:
 def named(state: Mapping[str, Any], model: nn.Module) -> Names:
     """The names of the parameters, group by group: as stored, or by the sizes alone."""
     groups: list[dict[str, Any]] = state["param_groups"]
+    if is_by_name(state):
+        return [group["params"] for group in groups]
     if all("param_names" in group for group in groups):
         return [group["param_names"] for group in groups]
     sizes = {name: p.shape for name, p in model.named_parameters()}
@@ -150,6 +158,11 @@ def named(state: Mapping[str, Any], model: nn.Module) -> Names:
         "without param_names, and they are neither all of the model's in order nor its "
         "matrices and then its vectors: give their names"
     )
+
+
+def is_by_name(state: Mapping[str, Any]) -> bool:
+    """Whether parameters are known by names, not numbers: torch.distributed.checkpoint."""
+    return any(isinstance(p, str) for g in state["param_groups"] for p in g["params"])
 
 
 def fits(state: Mapping[str, Any], names: Names, sizes: Mapping[str, Any]) -> bool:
@@ -242,11 +255,13 @@ def assembled(
     after: Names,
     moments: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """A state dict in torch's form, parameters numbered group by group."""
-    numbers: dict[str, int] = {}
+    """A state dict in torch's form, parameters numbered group by group, or by name."""
+    numbers: dict[str, int | str] = {}
     groups: list[dict[str, Any]] = []
     for group, own in zip(state["param_groups"], after, strict=True):
-        numbers |= {name: len(numbers) + i for i, name in enumerate(own)}
+        first = len(numbers)
+        numbers |= {name: first + i for i, name in enumerate(own)}
+        numbers |= {name: name for name in own if is_by_name(state)}
         fresh = {**group, "params": [numbers[name] for name in own]}
         groups.append(
             fresh | ({"param_names": [*own]} if "param_names" in group else {})

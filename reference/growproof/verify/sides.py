@@ -1,6 +1,5 @@
 """A side of the comparison: a checkpoint's config, its decoder, and its parameters."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from growproof.reading import generation_fields
 class Side:
     """A checkpoint: its directory, config, decoder and parameters (read at access).
 
-    codes: how its weights are quantised, whose parameters are the decoded ones; or None.
+    codes: where its weights are quantised, whose parameters are the decoded ones; or None.
     """
 
     directory: Path
     config: Any
     decoder: Decoder
     state: Lazy
-    codes: Mapping[str, Any] | None = None
+    codes: Quantised | None = None
 
     @classmethod
     def of(cls, directory: Path) -> "Side":
@@ -38,7 +37,7 @@ class Side:
         generation_fields(directory)
         state = coded.state() if coded else read_weights(directory, config)
         check(state, decoder)
-        return cls(directory, config, decoder, state, coded.said if coded else None)
+        return cls(directory, config, decoder, state, coded)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,15 +12,22 @@ from growproof.checkpoints import weight_files
 from growproof.decoder import Decoder, Rotary
 from growproof.families import family_of
 from growproof.family import SIZES
+from growproof.quantised import Quantised
 from growproof.reading import safetensors_in
 from growproof.rotary import by_length, frequencies, lengthened
 from growproof.rounding import unit_roundoff
-from growproof.table import count
+from growproof.table import count, template_of
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
 
 FREQUENCIES = "rotary frequencies"
 MORE = {"experts": "experts", "expert_mlp": "size of an expert"}
+# what a quantization_config tells a loader, beside what decoding reads of it → its default
+TOLD: dict[str, Any] = {
+    "quant_method": None, "sym": False, "desc_act": False, "zero_point": False,
+    "activation_scheme": None, "lm_head": False, "dynamic": {},
+    "modules_to_not_convert": [], "modules_in_block_to_quantize": [],
+}  # fmt: skip
 DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I32": "int32", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -93,12 +100,33 @@ def loaded_dtype(side: Side) -> torch.dtype:
 
 
 def same_format(old: Side, new: Side) -> Check:
-    """How the two are quantised: the same way, or a note of what changed."""
-    a, b = (
-        json.dumps(side.codes, sort_keys=True) if side.codes else "not quantised"
-        for side in (old, new)
-    )
-    return Check(name="quantised", found=changed(a, b), passed=True if a == b else None)
+    """Whether both are quantised alike: the same maps, and to be read in the same way."""
+    a, b = (dict(s.codes.said) if s.codes else dict[str, Any]() for s in (old, new))
+    found = changed(*(json.dumps(x, sort_keys=True) if x else "not quantised"
+                      for x in (a, b)))  # fmt: skip
+    wrong = [
+        f"{name} {a.get(name)} → {b.get(name)}: loaders read the codes otherwise"
+        for name, usual in TOLD.items()
+        if a and b and (a.get(name) or usual) != (b.get(name) or usual)
+    ]
+    if old.codes and new.codes:
+        before, after = (coverage(codes) for codes in (old.codes, new.codes))
+        wrong += [
+            f"{name} is quantised in one of the two only, or in part"
+            for name in before.keys() & after.keys()
+            if before[name] != after[name]
+        ]
+    if wrong:
+        return Check(name="quantised", found="\n".join([found, *wrong]), passed=False)
+    return Check(name="quantised", found=found, passed=True if a == b else None)
+
+
+def coverage(codes: Quantised) -> dict[str, set[tuple[bool, ...]]]:
+    """Template of a parameter → which of its pieces are quantised, over all layers."""
+    found: dict[str, set[tuple[bool, ...]]] = {}
+    for name, held in codes.coverage().items():
+        found.setdefault(template_of(name), set()).add(held)
+    return found
 
 
 def stored_dtypes(directory: Path) -> str:
