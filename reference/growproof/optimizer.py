@@ -70,6 +70,7 @@ def grow_optimizer(
     """
     growth = plan_model(config, target, policies or Policies(**options))
     refuse(growth)
+    refuse_unknown(state)
     model, bigger = blank_model(config), blank_model(config_of(config, growth))
     groups = [list(group) for group in names or named(state, model)]
     homes = {name: i for i, group in enumerate(groups) for name in group}
@@ -128,6 +129,16 @@ def refuse(growth: Growth) -> None:
             "a repeated key/value head has the sum of its copies' gradients, and not "
             "each one's: grow the key/value heads without repeating them, or begin with "
             "a fresh optimizer"
+        )
+
+
+def refuse_unknown(state: Mapping[str, Any]) -> None:
+    """Raise GrowthError for what an optimizer keeps that no power of gradients is."""
+    kept = {key for entry in state["state"].values() for key in entry}
+    if unknown := sorted(kept - {*POWERS, "step"}):
+        raise GrowthError(
+            f"what an optimizer keeps as {unknown[0]!r} is not known: only "
+            f"{', '.join(POWERS)} grow by the table"
         )
 
 
@@ -196,13 +207,8 @@ def moments_of(
         }
         if key == "step":
             grown = carried(old, config, growth)
-        elif key in POWERS:
-            grown = grow_moment(old, config, growth, POWERS[key])
         else:
-            raise GrowthError(
-                f"what an optimizer keeps as {key!r} is not known: only "
-                f"{', '.join(POWERS)} grow by the table"
-            )
+            grown = grow_moment(old, config, growth, POWERS[key])
         for name, x in grown.items():
             found.setdefault(name, {})[key] = x
     return found
