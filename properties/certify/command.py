@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
@@ -257,6 +259,19 @@ def options_of(
         usage.error(str(error))
 
 
+def reasons_of(cases: Sequence[Case], found: Sequence[Certificate]) -> list[str]:
+    """Each reason once, with the first growth that it is given for."""
+    alike: dict[str, list[str]] = {}
+    for case, c in zip(cases, found, strict=True):
+        said = f"{c.verdict.capitalize()} {c.family} {case.name}: {c.reason}"
+        key = re.sub(r"[\d.]+(e-\d+)?", "#", f"{c.verdict} {c.reason}")
+        alike.setdefault(key, []).append(said)
+    return [
+        same[0] + (f" (Alike: {len(same) - 1} more.)" if len(same) > 1 else "")
+        for same in alike.values()
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Certify a grower: 0 all certified, 1 any refused, 3 any undecided, 4 usage.
 
@@ -265,21 +280,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .shapes import all_shapes
 
     options, grower, chosen, asked = options_of(argv)
-    table = Table("family", "growth", "verdict", "reason", "seconds")
+    table = Table("family", "growth", "verdict", "seconds")
     colour = {"certified": "green", "refused": "red"}
     found: list[Certificate] = []
-    for i, case in enumerate(chosen):
+    for i, case in enumerate(tqdm(chosen, unit="growth", disable=None, leave=False)):
         if asked:
             c = all_shapes(grower, asked[i])
         else:
             c = certify(grower, config_of(case.family, case.fields), case.target)
         found.append(c)
         verdict = f"[{colour.get(c.verdict, 'yellow')}]{c.verdict}"
-        table.add_row(
-            c.family, case.name, verdict, escape(c.reason), f"{c.seconds:.2f}"
-        )
+        table.add_row(c.family, escape(case.name), verdict, f"{c.seconds:.2f}")
     console = Console()
     console.print(table)
+    reasons = reasons_of(chosen, found)
     if options.json:
         options.json.write_text(
             json.dumps([c.json() for c in found], indent=1), "utf-8"
@@ -287,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verdicts = {c.verdict for c in found}
     covered = [f"Covers: {c.covers}" for c in found if c.covers]
     assumed = dict.fromkeys(f"Assumed: {said}" for c in found for said in c.assumed)
-    for said in (*covered, *assumed):
+    for said in (*reasons, *covered, *assumed):
         for line in wrapped(said, console.width, "", "  "):
             print(line)
     codes = {"refused": 1, "undecided": 3, "certified": 0, "declined": 4}
