@@ -265,3 +265,16 @@ def test_a_tied_tensor_may_be_stored_as_the_head(tmp_path: Path) -> None:
     assert verify(source, tmp_path / "grown").verdict.startswith(
         "The same function for"
     )
+
+
+def test_what_is_scaled_past_float16_is_refused(tmp_path: Path) -> None:
+    """60000 · √(K'/K) is an infinity there."""
+    model = llama()
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] = 60_000
+    source = saved(model.half(), tmp_path / "source")
+    with pytest.raises(GrowthError, match=r"60000, .* this growth multiplies it"):
+        grow_checkpoint(source, tmp_path / "grown", {"head_dim": 16})
+    assert not (tmp_path / "grown").exists()
+    with pytest.raises(GrowthError, match="multiplies it"):
+        grow(model, {"head_dim": 16})

@@ -157,7 +157,8 @@ def add_policies(p: argparse.ArgumentParser) -> None:
         type=byte_count,
         default="64MB",
         metavar="SIZE",
-        help="for the tensors in flight, whatever their sizes (default: 64MB)",
+        help="for the tensors in flight, whatever their sizes (default: 64MB); codes of "
+        "a quantised checkpoint are grown a tensor at a time",
     )
 
 

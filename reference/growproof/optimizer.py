@@ -36,7 +36,7 @@ from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth, Policies, layers_before
 from growproof.models import config_of, model_class, plan_model
-from growproof.padding import place
+from growproof.padding import place, refuse_overflow
 from growproof.table import Row, layer_of, pairs, parameters
 
 # key of a torch optimizer's state → the power of the gradients in it
@@ -224,6 +224,7 @@ def grow_moment(
     for name, was, row in pairs(growth, parameters(growth.old, growth)):
         if was in old:
             grown[name] = place(old[was], moment_row(row, power), growth)
+            refuse_overflow(f"the moment of {name}", old[was], grown[name])
     found: dict[str, Tensor] = {}
     for template, stored, layer in family.in_order(growth.new, disk=False):
         parts = [part.format(layer=layer) for part in stored.parts]
@@ -278,6 +279,8 @@ def assembled(
 
 def load(file: Path) -> dict[str, Any]:
     """An optimizer's state dict from a file, of tensors and plain values alone."""
+    if not file.is_file():
+        raise GrowthError(f"there is no optimizer's file {file}")
     try:
         found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

@@ -402,15 +402,16 @@ def grown_parameter(
 
 
 def refuse_overflow(name: str, old: Tensor, new: Tensor) -> None:
-    """Raise GrowthError for old entries that a dtype of smaller range cannot hold."""
+    """Raise GrowthError for old entries that, scaled or rounded, a dtype cannot hold."""
     most = torch.finfo(new.dtype).max
-    if most >= torch.finfo(old.dtype).max or new.is_meta or new.isfinite().all():
+    if most > 1e30 or new.is_meta or new.isfinite().all():  # float16 alone is so narrow
         return
     if old.isfinite().all():
         worst = float(old.abs().max())
+        scaled = ", and this growth multiplies it" if worst <= most else ""
         raise GrowthError(
-            f"{name} holds {worst:.6g}, and {str(new.dtype)[6:]} no more than {most:.6g}: "
-            "choose bfloat16 or float32"
+            f"{name} holds {worst:.6g}, and {str(new.dtype)[6:]} no more than {most:.6g}"
+            f"{scaled}: choose bfloat16 or float32"
         )
 
 

@@ -54,6 +54,21 @@ def verdict(result: Verification) -> Sequence[str]:
             result.verdict
             or "The same function on this text, within the rounding of its stored weights."
         ]
-    lines = [f"NOT the same function: {'; '.join(result.reasons)}."]
+    lines = [f"NOT the same function: {'; '.join(grouped(result.reasons))}."]
     lines += [result.verdict] if result.verdict else []
     return lines + ([f"First parting: {result.parting}."] if result.parting else [])
+
+
+def grouped(names: Sequence[str]) -> list[str]:
+    """What was measured more than once is said once: loss (float64, transformers)."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        what, _, how = name.partition(", ")
+        found.setdefault(what, []).append(how)
+    ways: dict[tuple[str, ...], list[str]] = {}
+    for what, hows in found.items():
+        ways.setdefault(tuple(hows), []).append(what)
+    return [
+        ", ".join(same) + (f" ({'; '.join(hows)})" if any(hows) else "")
+        for hows, same in ways.items()
+    ]
