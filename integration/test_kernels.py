@@ -19,7 +19,7 @@ import torch
 from growproof.families import family_of
 from growproof.growth import Growth
 from growproof.models import decoder_of, plan_model
-from growproof.padding import centred, take
+from growproof.scatter import centred, take
 from growproof.table import parameters
 from torch import Tensor
 from transformers import StableLmConfig

@@ -13,7 +13,8 @@ from growproof.cli import main
 from growproof.families import family_of
 from growproof.models import config_of, decoder_of, plan_model
 from growproof.optimizer import blank_model
-from growproof.padding import grow_state, take
+from growproof.padding import grow_state
+from growproof.scatter import take
 from growproof.table import pairs, parameters
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (

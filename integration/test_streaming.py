@@ -16,8 +16,8 @@ from growproof.checkpoints import grow_checkpoint
 from growproof.decoder import GrowthError
 from growproof.growth import Policies
 from growproof.models import plan_model
-from growproof.padding import around, matched
 from growproof.replacing import replacing, sweep
+from growproof.scatter import around, matched
 from growproof.streaming import IN_FLIGHT, Matrix
 from growproof.table import grown_rows, tensors
 from transformers import AutoConfig, AutoModelForCausalLM

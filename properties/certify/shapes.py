@@ -21,7 +21,8 @@ from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth
 from growproof.models import decoder_of, plan_model
-from growproof.padding import place, sibling
+from growproof.padding import sibling
+from growproof.scatter import place
 from growproof.table import Row, pairs, parameters
 from torch import Tensor
 from tqdm import tqdm

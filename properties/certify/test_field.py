@@ -13,9 +13,9 @@ from growproof.families import family_of
 from growproof.field import Field, Wide, held
 from growproof.growth import plan
 from growproof.models import decoder_of, state_of
-from growproof.padding import take
 from growproof.residues import SQUARES, Residues, prime, primes
 from growproof.rounding import unit_roundoff
+from growproof.scatter import take
 from growproof.table import Row, pairs, parameters
 from transformers import AutoModelForCausalLM
 

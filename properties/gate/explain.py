@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from growproof.padding import place
 from growproof.rounding import Responses
+from growproof.scatter import place
 
 from ..laws.checks import BUDGETS, longest_sum, new_entries, plain
 from ..laws.domain import config_names, table

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from growproof.decoder import Decoder
 from growproof.growth import Growth
-from growproof.padding import State, place
+from growproof.padding import State
 from growproof.rounding import Responses, unit_roundoff
+from growproof.scatter import place
 from growproof.table import Row, folds
 from hypothesis import Phase, currently_in_test_context, target
 from torch import Tensor

@@ -17,7 +17,8 @@ from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
 from growproof.models import decoder_of, state_of
-from growproof.padding import State, place, take
+from growproof.padding import State
+from growproof.scatter import place, take
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
 from torch import Tensor
 

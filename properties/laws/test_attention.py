@@ -1,7 +1,7 @@
 """The article's attention: padded hidden states in, padded hidden states out."""
 
 import torch
-from growproof.padding import take
+from growproof.scatter import take
 from hypothesis import assume, given
 
 from . import claims

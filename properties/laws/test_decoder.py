@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from growproof.models import MASKED
-from growproof.padding import take
 from growproof.rounding import Responses, unit_roundoff
+from growproof.scatter import take
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from growproof.family import Family
 from growproof.models import kind, parameters_of
-from growproof.padding import take
 from growproof.rounding import unit_roundoff
+from growproof.scatter import take
 from growproof.table import count, pairs, parameters
 from hypothesis import given
 from hypothesis import strategies as st

@@ -3,8 +3,8 @@
 import torch
 from growproof.clone import forward
 from growproof.decoder import Decoder
-from growproof.padding import place, take
 from growproof.rounding import Responses, unit_roundoff
+from growproof.scatter import place, take
 from growproof.table import Row, pairs, parameters
 from hypothesis import given
 

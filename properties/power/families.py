@@ -20,8 +20,8 @@ from growproof.decoder import GrowthError
 from growproof.families import FAMILIES
 from growproof.growth import Growth
 from growproof.models import decoder_of, grow, plan_model, state_of
-from growproof.padding import place
 from growproof.rounding import Responses
+from growproof.scatter import place
 from growproof.table import taps, template_of
 from transformers import AutoConfig
 

@@ -25,8 +25,9 @@ from growproof.clone import Taps
 from growproof.decoder import Decoder
 from growproof.growth import Growth
 from growproof.models import plan_model, state_of
-from growproof.padding import State, centred, grow_state, take
+from growproof.padding import State, grow_state
 from growproof.rounding import Responses
+from growproof.scatter import centred, take
 from growproof.table import parameters, taps, template_of
 from torch import Tensor
 

@@ -28,7 +28,7 @@ import os
 import growproof
 import torch
 from growproof.models import config_of, model_of, plan_model, state_of
-from growproof.padding import place
+from growproof.scatter import place
 from growproof.table import Row, pairs, parameters
 from hypothesis import settings
 

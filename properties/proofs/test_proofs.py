@@ -21,7 +21,7 @@ from growproof import clone as decoder
 from growproof.decoder import Decoder, Kind, Rotary
 from growproof.families import FAMILIES
 from growproof.growth import Growth, Policies, layers_map, layers_of, plan
-from growproof.padding import place
+from growproof.scatter import place
 from growproof.table import Axis, Row, factors, head_dim_map, heads_map, scales
 from torch import Tensor
 from torch.nn import functional as F
@@ -294,7 +294,7 @@ def shape(**sizes: int) -> Decoder:
 
 
 def places(axis: Axis, old: Decoder, new: Decoder, **policies: Any) -> list[int]:
-    """Old index → new index along an axis, as growproof.padding.place has it."""
+    """Old index → new index along an axis, as growproof.scatter.place has it."""
     row = Row((axis,), axis)
     growth = Growth(old=old, new=new, policies=Policies(norm="scaled", **policies))
     x = torch.arange(1, math.prod(factors(old)[axis]) + 1)

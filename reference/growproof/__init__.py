@@ -1,8 +1,8 @@
 """Growing a trained transformer without changing its function, and proof that it did.
 
 `grow(model, target)` enlarges a transformers causal LM. The pure-torch core (decoder,
-growth, table, padding, clone, arithmetic) needs no transformers. Nothing is imported
-before it is asked for: `growproof --help`, and a pytest run elsewhere, need no torch.
+growth, table, scatter, padding, clone, arithmetic) needs no transformers. Nothing is
+imported before it is asked for: `growproof --help`, and pytest elsewhere, need no torch.
 """
 
 from importlib import import_module

@@ -36,7 +36,8 @@ from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth, Policies, layers_before
 from growproof.models import config_of, model_class, plan_model
-from growproof.padding import place, refuse_overflow
+from growproof.padding import refuse_overflow
+from growproof.scatter import place
 from growproof.table import Row, layer_of, pairs, parameters
 
 # key of a torch optimizer's state → the power of the gradients in it

@@ -34,8 +34,9 @@ from growproof.families import family_of
 from growproof.family import Family, Home
 from growproof.growth import Growth, Policies
 from growproof.models import config_class, config_of, decoder_of, plan_model
-from growproof.padding import Grown, place, sheet_row, sibling
+from growproof.padding import Grown, sibling
 from growproof.replacing import replacing
+from growproof.scatter import place, sheet_row
 from growproof.shards import Lazy, write_weights
 from growproof.stored import Stored
 from growproof.table import Row, layer_of, size

@@ -24,18 +24,20 @@ from growproof.decoder import Decoder, GrowthError
 from growproof.family import Family, Home
 from growproof.growth import Growth
 from growproof.padding import (
-    average,
     drawing,
-    first_means,
     grown_parameter,
-    is_changed,
     is_filled,
-    origins,
-    place_rows,
     refuse_overflow,
-    sheet_row,
     sibling,
     silenced,
+)
+from growproof.scatter import (
+    average,
+    first_means,
+    is_changed,
+    origins,
+    place_rows,
+    sheet_row,
 )
 from growproof.shards import Entry, Lazy
 from growproof.stored import Stored

@@ -8,7 +8,8 @@ import torch
 from growproof.clone import forward
 from growproof.growth import Growth, Policies, plan
 from growproof.models import config_of, decoder_of, plan_model
-from growproof.padding import grow_state, place
+from growproof.padding import grow_state
+from growproof.scatter import place
 from growproof.table import Row, count, parameters
 from transformers import StableLmConfig, StableLmForCausalLM
 

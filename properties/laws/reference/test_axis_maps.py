@@ -7,7 +7,7 @@ import pytest
 import torch
 from growproof.decoder import Decoder, Kind, Rotary
 from growproof.growth import Growth, Policies, layers_map, layers_of
-from growproof.padding import place, take
+from growproof.scatter import place, take
 from growproof.table import Row, factors, head_dim_map, heads_map
 
 from .. import claims

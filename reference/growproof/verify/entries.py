@@ -10,8 +10,8 @@ from torch import Tensor
 
 from growproof.blocks import blocks
 from growproof.growth import Growth
-from growproof.padding import centred
 from growproof.rounding import neighbours, unit_roundoff
+from growproof.scatter import centred
 from growproof.table import Row
 from growproof.verify.placing import integers
 

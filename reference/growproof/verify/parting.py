@@ -8,8 +8,8 @@ from torch import Tensor
 
 from growproof.clone import Taps
 from growproof.growth import Growth
-from growproof.padding import centred
 from growproof.rounding import largest
+from growproof.scatter import centred
 from growproof.table import LAYER, Row, taps
 from growproof.verify.accounting import OWN_AXES, Accounted
 from growproof.verify.entries import outer, taken
