@@ -27,7 +27,7 @@ from properties.power import combined
 from properties.power.corpus import runs
 from properties.power.refresh import ARTEFACTS
 
-from . import docs
+from . import breaking, mathematics
 from .docs import BLOCKS, DOCS, FAULTS
 
 ROOT = DOCS.parent
@@ -83,15 +83,15 @@ def test_tables_are_made_from_the_code(page: str) -> None:
 
 def test_what_one_breaks_is_what_was_run() -> None:
     """faults.js is that of the committed results."""
-    assert docs.script() == FAULTS.read_text(), "run `python -m integration.docs`"
+    assert breaking.script() == FAULTS.read_text(), "run `python -m integration.docs`"
 
 
 def test_scalars_are_spelled_or_refused() -> None:
     """A scalar that is no product of roots of ratios is not guessed at."""
-    assert docs.spelled(3**-0.5) == "√(D/D')"
-    assert docs.spelled((5 / 3) ** 0.5) == "√(D/D') · √(K'/K)"
+    assert mathematics.spelled(3**-0.5) == "√(D/D')"
+    assert mathematics.spelled((5 / 3) ** 0.5) == "√(D/D') · √(K'/K)"
     with pytest.raises(ValueError, match="no product of roots"):
-        docs.spelled(1.0001)
+        mathematics.spelled(1.0001)
 
 
 @pytest.mark.parametrize("page", PAGES)
