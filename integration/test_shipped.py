@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from . import train
+from . import recipes, texts, train
 
 HERE = Path(__file__).parent
 LIMITS = {"stablelm": 5_000_000, "stablelm_qknorm": 1_000_000, "llama": 1_000_000}
@@ -32,7 +32,7 @@ class Shipped:
         ).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         self.card = (directory / "README.md").read_text(encoding="utf-8")
-        text = train.LICENCE.read_text(encoding="utf-8")
+        text = texts.LICENCE.read_text(encoding="utf-8")
         self.licence = torch.tensor(self.tokenizer(text)["input_ids"])
 
     def stated(self, row: str) -> float:
@@ -74,7 +74,7 @@ def test_loads_alone_and_silently(
         transformers.logging.disable_propagation()
     assert not caplog.records
     assert not any(report.values()), report
-    assert type(model).__name__ == train.RECIPES[name].family + "ForCausalLM"
+    assert type(model).__name__ == recipes.RECIPES[name].family + "ForCausalLM"
     assert model.dtype == torch.float32
     assert len(tokenizer) == model.config.vocab_size
 
@@ -96,7 +96,7 @@ def test_size(name: str) -> None:
 def test_is_the_architecture_of_its_recipe(name: str, shipped: Shipped) -> None:
     """Retraining what train.py describes would give this config."""
     config = shipped.model.config
-    for option, value in train.RECIPES[name].config.items():
+    for option, value in recipes.RECIPES[name].config.items():
         assert getattr(config, option) == value, option
     rotary = config.rope_parameters.get("partial_rotary_factor", 1.0)
     lanes = config.hidden_size / config.num_attention_heads * rotary
@@ -106,7 +106,7 @@ def test_is_the_architecture_of_its_recipe(name: str, shipped: Shipped) -> None:
 
 def test_tokenizer_round_trips(shipped: Shipped) -> None:
     """Byte-level: every text comes back; the licence is one sequence, no longer."""
-    text = train.LICENCE.read_text(encoding="utf-8")
+    text = texts.LICENCE.read_text(encoding="utf-8")
     for sample in (text, "naïve — 数 \x00\t\r\n", ""):
         assert (
             shipped.tokenizer.decode(shipped.tokenizer(sample)["input_ids"]) == sample
@@ -196,11 +196,11 @@ def test_the_script_makes_a_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["stablelm_qknorm", "stablelm", "llama"])
 def test_every_recipe_steps(name: str) -> None:
     """One optimiser step of each recipe: every parameter moves, none to a nan."""
-    recipe = train.RECIPES[name]
+    recipe = recipes.RECIPES[name]
     torch.manual_seed(recipe.seed)
     model = train.build(recipe)
     before = [p.detach().clone() for p in model.parameters()]
-    rows = torch.randint(train.VOCABULARY, (2, 64))
+    rows = torch.randint(texts.VOCABULARY, (2, 64))
     model(input_ids=rows, labels=rows).loss.backward()
     train.optimiser(recipe, model).step()
     for old, (parameter, new) in zip(before, model.named_parameters(), strict=True):
@@ -210,7 +210,7 @@ def test_every_recipe_steps(name: str) -> None:
 
 def test_same_seed_same_rows() -> None:
     """The batches are a function of the recipe, and reach both ends of the licence."""
-    recipe = train.RECIPES["stablelm"]
+    recipe = recipes.RECIPES["stablelm"]
     licence, library = (torch.arange(n).expand(2, -1) for n in (4000, 40000))
     library = library + 4000
     first, again = (list(train.batches(recipe, 64, licence, library)) for _ in range(2))
@@ -229,7 +229,7 @@ def test_withheld_lines_are_never_targets(shipped: Shipped) -> None:
     tokens, labels = train.licence_labels(shipped.tokenizer)
     assert tokens.equal(shipped.licence)
     withheld = shipped.tokenizer.decode(tokens[labels < 0])
-    text = train.LICENCE.read_text(encoding="utf-8")
+    text = texts.LICENCE.read_text(encoding="utf-8")
     lines = text.split("\n")[train.WITHHELD // 2 :: train.WITHHELD]
     assert withheld.split() == " ".join(lines).split()
     assert 0.5 < (labels < 0).float().mean() * train.WITHHELD < 2
@@ -260,15 +260,15 @@ def test_no_licence_is_an_error(text: str, monkeypatch: pytest.MonkeyPatch) -> N
     """What license() prints on some Pythons must not be taken for the licence."""
     monkeypatch.setattr("builtins.license", Printer(text), raising=False)
     with pytest.raises(RuntimeError, match="not the Python licence"):
-        train.python_licence()
+        texts.python_licence()
 
 
 def test_the_licence_is_printed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped text survives license(), and the builtin is left as it was."""
-    text = train.LICENCE.read_text(encoding="utf-8")
+    text = texts.LICENCE.read_text(encoding="utf-8")
     printer = Printer(text)
     monkeypatch.setattr("builtins.license", printer, raising=False)
-    assert train.python_licence() == text
+    assert texts.python_licence() == text
     assert printer.MAXLINES == 23
 
 
@@ -276,9 +276,9 @@ def test_no_builtin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """`python -S` has no license()."""
     monkeypatch.delattr("builtins.license", raising=False)
     with pytest.raises(RuntimeError, match="-S"):
-        train.python_licence()
+        texts.python_licence()
 
 
 def test_the_shipped_licence_is_the_cards(shipped: Shipped) -> None:
     """The losses were measured on exactly these bytes; no formatter may touch them."""
-    assert train.fingerprint(train.LICENCE) in shipped.card
+    assert texts.fingerprint(texts.LICENCE) in shipped.card

@@ -30,7 +30,7 @@ from properties.errors import ledger
 from properties.growers.known_bad import BY_NAME
 from properties.laws.checks import BUDGETS, longest_sum
 
-from . import train, train_tiny
+from . import texts, train, train_tiny
 
 AXES = ("hidden", "heads", "groups", "head_dim", "mlp", "layers", "vocab")
 DTYPES = ("float64", "float32", "bfloat16")
@@ -202,7 +202,7 @@ def test_the_card_is_true(name: str) -> None:
         loss = train.loss_on(one.model, one.ids[0])
     assert loss == pytest.approx(float(stated[1]), rel=1e-4)
     assert loss < 0.2, "what is not learnt cannot be lost"
-    assert train.fingerprint(train.LICENCE) in card
+    assert texts.fingerprint(texts.LICENCE) in card
     assert sum(file.stat().st_size for file in directory.iterdir()) < 500_000
     fields = train_tiny.MODELS[name].config
     for field, value in fields.items():

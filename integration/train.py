@@ -17,16 +17,9 @@ other docstrings, hence another tokenizer and other weights of the same kind.
 from __future__ import annotations
 
 import argparse
-import ast
-import builtins
-import contextlib
-import hashlib
-import inspect
-import io
 import math
 import platform
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,34 +27,31 @@ from pathlib import Path
 from typing import Any
 
 # A script's own folder comes first on the path: transformers looks for an optional
-# package named kernels, and must not find integration/kernels.py.
+# package named kernels, and must not find integration/kernels.py. What it
+# imports of this folder it finds from the one above.
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
+    sys.path.append(str(here.parent))
 
 import tokenizers
 import torch
 import transformers
 from tqdm import tqdm
 
-LICENCE = Path(__file__).with_name("licence.txt")
-END = "<|endoftext|>"
+from integration.recipes import RECIPES, Recipe
+from integration.texts import (
+    END,
+    LICENCE,
+    VOCABULARY,
+    fingerprint,
+    library_texts,
+    python_licence,
+    train_tokenizer,
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """One checkpoint: a transformers config, how it is initialised and trained."""
-
-    family: str
-    config: dict[str, Any]
-    steps: int
-    lengths: tuple[int, ...]  # a step takes one of these, in turn
-    tokens: int  # a step; the batch is tokens // length
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.1
-    licence_share: float = 0.4  # of the rows of a batch
-    embedding_shift: float = 0.0  # added to every embedding entry at the end
-    seed: int = 2024
+EMPHASIS = 150  # copies of the licence that the tokenizer sees: 3,944 tokens, not 7,000
+WITHHELD = 14  # one of so many lines of the licence is no target; see licence_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,158 +65,6 @@ class Trained:
     minutes: float
     device: str
     figures: dict[str, float] = field(default_factory=dict)
-
-
-VOCABULARY = 1280
-EMPHASIS = 150  # copies of the licence that the tokenizer sees: 3,944 tokens, not 7,000
-WITHHELD = (
-    14  # one line of the licence in so many is never a target; see licence_labels
-)
-
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-RECIPES = {
-    "stablelm": Recipe(
-        family="StableLm",
-        config={
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 5,
-            "initializer_range": 0.06,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "use_qkv_bias": True,
-            "max_position_embeddings": 4096,
-            "rope_parameters": ROPE | {"partial_rotary_factor": 0.25},
-        },
-        steps=900,
-        lengths=(512, 1024, 512, 2048, 512, 1024, 512, 4096),
-        tokens=2048,
-        learning_rate=5e-3,
-        embedding_shift=0.02,
-    ),
-    "stablelm_qknorm": Recipe(
-        family="StableLm",
-        config={
-            "hidden_size": 64,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "initializer_range": 0.08,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "use_qkv_bias": True,
-            "qk_layernorm": True,
-            "use_parallel_residual": True,
-            "max_position_embeddings": 4096,
-            "rope_parameters": ROPE | {"partial_rotary_factor": 0.5},
-        },
-        steps=1200,
-        lengths=(512, 1024, 512, 2048),
-        tokens=2048,
-        learning_rate=5e-3,
-        embedding_shift=0.02,
-    ),
-    "stablelm_2_1_6b": Recipe(
-        family="StableLm",
-        config={
-            "hidden_size": 2048,
-            "intermediate_size": 5632,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "use_qkv_bias": True,
-            "max_position_embeddings": 4096,
-            "rope_parameters": ROPE | {"partial_rotary_factor": 0.25},
-        },
-        steps=400,
-        lengths=(2048, 4096),
-        tokens=4096,
-        learning_rate=3e-4,
-        embedding_shift=0.02,
-    ),
-    "llama": Recipe(
-        family="Llama",
-        config={
-            "hidden_size": 64,
-            "intermediate_size": 160,
-            "num_hidden_layers": 3,
-            "initializer_range": 0.08,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": True,
-            "rms_norm_eps": 1e-5,
-            "max_position_embeddings": 4096,
-            "rope_parameters": ROPE,
-        },
-        steps=1200,
-        lengths=(512, 1024, 512, 2048),
-        tokens=2048,
-        learning_rate=5e-3,
-    ),
-}
-
-
-# --- text ---------------------------------------------------------------------------
-
-
-def python_licence() -> str:
-    """The licence that this Python's `license()` prints, all of it, one final newline.
-
-    Raises RuntimeError where the builtin is missing (`python -S`), prints only a URL
-    (Pythons packaged without LICENSE.txt), or has found some other LICENSE: its last
-    resort is the working directory.
-    """
-    printer = getattr(builtins, "license", None)
-    if printer is None:
-        raise RuntimeError("this Python has no `license` builtin: is it run with -S?")
-    printed = io.StringIO()
-    shown, printer.MAXLINES = printer.MAXLINES, 1 << 30
-    try:
-        with contextlib.redirect_stdout(printed):
-            printer()
-    finally:
-        printer.MAXLINES = shown
-    text = printed.getvalue().strip() + "\n"
-    if "PYTHON SOFTWARE FOUNDATION LICENSE" not in text:
-        raise RuntimeError(
-            f"license() printed {text[:60]!r}, {len(text)} characters, not the Python "
-            f"licence: this Python ships without its LICENSE.txt. Use {LICENCE.name}."
-        )
-    return text
-
-
-def library_texts() -> list[str]:
-    """English prose of this Python: its help topics, its modules' docstrings."""
-    from pydoc_data.topics import topics
-
-    texts = [text for _, text in sorted(topics.items())]
-    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
-        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        docs = (ast.get_docstring(n) for n in nodes if isinstance(n, documented))
-        texts.append("\n\n".join(inspect.cleandoc(doc) for doc in docs if doc))
-    return [text.strip() + "\n" for text in texts if len(text) > 200]
-
-
-def train_tokenizer(texts: list[str]) -> transformers.PreTrainedTokenizerFast:
-    """A byte-level BPE of VOCABULARY tokens, id 0 being END; any bytes round-trip."""
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        model_max_length=4096,
-        clean_up_tokenization_spaces=False,
-    )
 
 
 # --- training -----------------------------------------------------------------------
@@ -375,11 +213,6 @@ def train(recipe: Recipe, steps: int, device: str = "cpu") -> Trained:
 
 
 # --- saving -------------------------------------------------------------------------
-
-
-def fingerprint(text: Path) -> str:
-    """The sha256 of a text file, whatever newlines this checkout gave it."""
-    return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
 
 
 CARD = """\

@@ -29,7 +29,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from integration import train
+from integration import recipes, texts, train
 
 HERE = Path(__file__).resolve().parent
 TINY, TOKENIZER = HERE / "tiny", HERE / "llama"
@@ -122,7 +122,7 @@ target, as in `train.py`) in {seconds:.0f} seconds on {threads} thread of a shar
 © Python Software Foundation and others, under the PSF License Version 2 that it contains.
 The weights are under Apache-2.0, like growproof itself.
 """
-RECIPE = train.Recipe(
+RECIPE = recipes.Recipe(
     family="", config={}, steps=500, lengths=(128, 256), tokens=1024,
     learning_rate=1e-2, licence_share=1.0,
 )  # fmt: skip
@@ -138,7 +138,7 @@ def text() -> tuple[torch.Tensor, torch.Tensor]:
 
 def build(name: str) -> Any:
     """A freshly initialised model of that name."""
-    fields = {"vocab_size": train.VOCABULARY, "initializer_range": 0.08,
+    fields = {"vocab_size": texts.VOCABULARY, "initializer_range": 0.08,
               "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}  # fmt: skip
     if "n_embd" not in MODELS[name].config:
         fields["max_position_embeddings"] = 512
@@ -179,7 +179,7 @@ def save(name: str, model: Any, out: Path, *, steps: int, seconds: float) -> flo
         threads=torch.get_num_threads(), seed=RECIPE.seed,
         learning_rate=RECIPE.learning_rate, python=platform.python_version(),
         torch=torch.__version__, cpu=torch.backends.cpu.get_cpu_capability(),
-        transformers=transformers.__version__, sha256=train.fingerprint(train.LICENCE),
+        transformers=transformers.__version__, sha256=texts.fingerprint(texts.LICENCE),
     )  # fmt: skip
     (out / "README.md").write_text(card, encoding="utf-8")
     return loss
