@@ -16,65 +16,21 @@ import torch
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from integration.article import article_script
+from integration.by_hand import (
+    Unsupported,
+    axes_of,
+    empty,
+    grown_sizes,
+    old_layer,
+    per_head,
+    placed,
+    refuse_all_but,
+    refuse_changes,
+    sizes,
+)
+
 WRITERS = ("embed_tokens", "o_proj", "down_proj")
-
-
-class Unsupported(NotImplementedError):
-    """A growth that the method does not offer."""
-
-
-def sizes(config: Any) -> dict[str, int]:
-    """The sizes that a target may name, of a StableLm or Llama config."""
-    head_dim = getattr(config, "head_dim", None)
-    return {
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": head_dim or config.hidden_size // config.num_attention_heads,
-    }
-
-
-def grown_sizes(config: Any, target: Mapping[str, int]) -> dict[str, int]:
-    """The sizes afterwards; a StableLm's head_dim is hidden_size / heads."""
-    new = sizes(config) | dict(target)
-    if config.model_type == "stablelm":
-        new["head_dim"] = new["hidden_size"] // new["num_attention_heads"]
-    return new
-
-
-def refuse_changes(config: Any, target: Mapping[str, int], *names: str) -> None:
-    """Raise Unsupported if one of the sizes would change."""
-    old, new = sizes(config), grown_sizes(config, target)
-    for name in names:
-        if old[name] != new[name]:
-            raise Unsupported(f"{name} {old[name]} → {new[name]} is not offered")
-
-
-def empty(model: Any, target: Mapping[str, int], **changes: Any) -> Any:
-    """A model of the grown config, all zeros, like `model` in all that is not size."""
-    config = copy.deepcopy(model.config)
-    for name, size in (dict(target) | changes).items():
-        setattr(config, name, size)
-    if kinds := getattr(config, "layer_types", None):  # new layers are as the last one
-        layers = config.num_hidden_layers
-        config.layer_types = [*kinds, *layers * [kinds[-1]]][:layers]
-    grown = type(model)(config).to(model.device, model.dtype)
-    # .to() rounds the rotary frequencies as well, which from_pretrained keeps in float32
-    rotary = grown.model.rotary_emb
-    grown.model.rotary_emb = type(rotary)(config=config).to(model.device)
-    with torch.no_grad():
-        for p in grown.parameters():
-            p.zero_()
-    frozen = {
-        re.sub(r"\.\d+\.", ".", n)
-        for n, p in model.named_parameters()
-        if not p.requires_grad
-    }
-    for name, p in grown.named_parameters():
-        p.requires_grad_(re.sub(r"\.\d+\.", ".", name) not in frozen)
-    return grown.train(model.training)
 
 
 def eps_name(config: Any) -> str:
@@ -130,10 +86,6 @@ def cycle(size: int, size_new: int) -> list[int]:
     return [j % size for j in range(size_new)]
 
 
-def per_head(heads: list[int], head_dim: int) -> list[int]:
-    return [h * head_dim + k for h in heads for k in range(head_dim)]
-
-
 def cloned(
     name: str,
     w: Tensor,
@@ -156,19 +108,6 @@ def cloned(
     if "norm" in name and name.endswith("weight"):
         return w / loud
     return w
-
-
-def axes_of(name: str) -> tuple[str, str]:
-    """The axes of a parameter's outputs (dimension 0) and inputs (dimension 1)."""
-    table = {
-        "embed_tokens": ("vocab", "residual"), "lm_head": ("vocab", "residual"),
-        "q_proj": ("query", "residual"), "k_proj": ("key", "residual"),
-        "v_proj": ("key", "residual"), "o_proj": ("residual", "query"),
-        "gate_proj": ("mlp", "residual"), "up_proj": ("mlp", "residual"),
-        "down_proj": ("residual", "mlp"),
-    }  # fmt: skip
-    out, into = next((v for k, v in table.items() if k in name), ("residual", ""))
-    return out, "" if name.endswith("bias") else into
 
 
 # --- LEMON (Wang et al. 2023, arXiv:2310.07999) -----------------------------------------
@@ -206,50 +145,11 @@ def lemon(model: Any, target: Mapping[str, int]) -> Any:
                 p[:, : old["hidden_size"]] = 0
             placed(p, w, old, new, out, into)
             if mean and name.rsplit(".", 2)[-2] in WRITERS:
-                dim = 1 if "embed_tokens" in name else 0
-                first = old["hidden_size"]
-                old_part = p.narrow(dim, 0, first)
-                p.narrow(dim, first, p.shape[dim] - first).copy_(
-                    old_part.double()
-                    .mean(dim, keepdim=True)
-                    .expand_as(p.narrow(dim, first, p.shape[dim] - first))
-                )
+                dim, first = 1 if "embed_tokens" in name else 0, old["hidden_size"]
+                lanes = p.narrow(dim, 0, first).double()
+                new_lanes = p.narrow(dim, first, p.shape[dim] - first)
+                new_lanes.copy_(lanes.mean(dim, keepdim=True))
     return grown
-
-
-def old_layer(name: str, layers: int) -> tuple[str, bool]:
-    """The parameter that a grown model's is copied from, and whether it is a new layer's."""
-    found = re.search(r"\.(\d+)\.", name)
-    if not found or int(found[1]) < layers:
-        return name, False
-    return name.replace(f".{found[1]}.", f".{layers - 1}.", 1), True
-
-
-def placed(
-    p: Tensor, w: Tensor, old: dict[str, int], new: dict[str, int], out: str, into: str
-) -> None:
-    """Write w into p, each head at its place and all else in front."""
-    rows, columns = (where(axis, old, new) for axis in (out, into))
-    if w.ndim == 1:
-        p[rows or slice(len(w))] = w.to(p.dtype)
-        return
-    rows = rows or list(range(w.shape[0]))
-    columns = columns or list(range(w.shape[1]))
-    p[torch.tensor(rows)[:, None], torch.tensor(columns)[None]] = w.to(p.dtype)
-
-
-def where(axis: str, old: dict[str, int], new: dict[str, int]) -> list[int] | None:
-    """The new places of an axis's old lanes, or None where they are the first ones."""
-    if axis != "query":
-        return None
-    repeats = old["num_attention_heads"] // old["num_key_value_heads"]
-    repeats_new = new["num_attention_heads"] // new["num_key_value_heads"]
-    heads = [
-        g * repeats_new + r
-        for g in range(old["num_key_value_heads"])
-        for r in range(repeats)
-    ]
-    return per_head(heads, old["head_dim"])
 
 
 # --- the article, as published ----------------------------------------------------------
@@ -273,64 +173,6 @@ def article_mended(model: Any, target: Mapping[str, int]) -> Any:
     return article_script(model, target, mended=True)
 
 
-def article_script(model: Any, target: Mapping[str, int], *, mended: bool) -> Any:
-    """The article's script, with or without what it takes to run it today."""
-    old, new = sizes(model.config), grown_sizes(model.config, target)
-    config = copy.deepcopy(model.config)
-    for name, size in target.items():
-        setattr(config, name, size)
-    factor = model.config.rope_parameters["partial_rotary_factor"]
-    config.partial_rotary_factor = factor * old["head_dim"] / new["head_dim"]
-    if mended:
-        dims = int(old["head_dim"] * factor)  # so that int() cannot lose one
-        factor = math.nextafter(dims / new["head_dim"], 2.0)
-        config.rope_parameters["partial_rotary_factor"] = factor
-    biggermodel = type(model)(config).to(model.dtype)
-    heads, heads_new = old["num_key_value_heads"], new["num_key_value_heads"]
-    match_qkv, match_o = re.compile(r".*[qkv]_proj"), re.compile(r".*o_proj")
-    with torch.no_grad():
-        for p_big in biggermodel.parameters():
-            p_big.data[:] = 0
-        for name, p in model.named_parameters():
-            p_big = biggermodel.get_parameter(name)
-            if match_qkv.match(name):
-                p_big.data[:] = grow_proj(p.data, heads, heads_new, config.hidden_size)
-            elif match_o.match(name):
-                p_big.data[:] = grow_proj(
-                    p.data.T, heads, heads_new, config.hidden_size
-                ).T
-            else:
-                idx = tuple(slice(n) for n in p.data.shape)
-                p_big.data[idx] = p.data
-        for name, p in biggermodel.named_parameters():
-            if "norm.weight" in name:
-                p.data[:] *= math.sqrt(old["hidden_size"] / new["hidden_size"])
-            if "q_proj" in name:
-                p.data[:] *= math.sqrt(new["head_dim"] / old["head_dim"])
-    if mended:
-        rotary = biggermodel.model.rotary_emb
-        biggermodel.model.rotary_emb = type(rotary)(config=config)
-        kinds = {re.sub(r"\.\d+\.", ".", n): p for n, p in model.named_parameters()}
-        for name, p in biggermodel.named_parameters():
-            p.requires_grad_(kinds[re.sub(r"\.\d+\.", ".", name)].requires_grad)
-        biggermodel.train(model.training)
-    return biggermodel
-
-
-def grow_proj(p: Tensor, n_heads: int, n_heads_grown: int, hs_grown: int) -> Tensor:
-    """The article's, with a second number of heads for its "exercise to the reader"."""
-    hs = p.shape[0]
-    hd, hd_grown = hs // n_heads, hs_grown // n_heads_grown
-    if p.ndim == 2:
-        ret = torch.zeros(hs_grown, hs_grown, dtype=p.dtype)
-        v = ret.view(n_heads_grown, hd_grown, hs_grown)
-        v[:n_heads, :hd, :hs] = p.reshape(n_heads, hd, hs)
-        return ret
-    ret = torch.zeros(hs_grown, dtype=p.dtype)
-    ret.view(n_heads_grown, hd_grown)[:n_heads, :hd] = p.view(n_heads, hd)
-    return ret
-
-
 # --- LLaMA-Pro (Wu et al. 2024, arXiv:2401.02415) ---------------------------------------
 
 
@@ -340,8 +182,7 @@ def llama_pro(model: Any, target: Mapping[str, int]) -> Any:
     The paper's blocks have no biases; where o_proj and down_proj have one, it is zero
     too. Depth only.
     """
-    narrow = [name for name in sizes(model.config) if name != "num_hidden_layers"]
-    refuse_changes(model.config, target, *narrow)
+    refuse_all_but(model.config, target, "num_hidden_layers")
     layers = model.config.num_hidden_layers
     layers_new = target.get("num_hidden_layers", layers)
     grown = empty(model, target)
@@ -371,8 +212,7 @@ def net2net(model: Any, target: Mapping[str, int]) -> Any:
     A new neuron is a copy of one drawn at random, and whoever reads the copies divides by
     their number. A new block is the identity: of a residual block, its writers are zero.
     """
-    wide = [n for n in sizes(model.config) if n not in DEEP_OR_WIDE]
-    refuse_changes(model.config, target, *wide)
+    refuse_all_but(model.config, target, "num_hidden_layers", "intermediate_size")
     old, new = sizes(model.config), grown_sizes(model.config, target)
     generator = torch.Generator().manual_seed(0)
     extra = new["intermediate_size"] - old["intermediate_size"]
@@ -393,16 +233,12 @@ def net2net(model: Any, target: Mapping[str, int]) -> Any:
     return grown
 
 
-DEEP_OR_WIDE = ("num_hidden_layers", "intermediate_size")
-
-
 # --- mergekit's passthrough, and SOLAR's depth up-scaling (arXiv:2312.15166) -------------
 
 
 def passthrough(model: Any, target: Mapping[str, int]) -> Any:
     """Ranges of layers behind one another, those in the middle twice, as they are."""
-    narrow = [name for name in sizes(model.config) if name != "num_hidden_layers"]
-    refuse_changes(model.config, target, *narrow)
+    refuse_all_but(model.config, target, "num_hidden_layers")
     layers = model.config.num_hidden_layers
     more = target.get("num_hidden_layers", layers) - layers
     if more > layers:
@@ -413,14 +249,10 @@ def passthrough(model: Any, target: Mapping[str, int]) -> Any:
     with torch.no_grad():
         for name, p in grown.named_parameters():
             found = re.search(r"\.(\d+)\.", name)
-            at = f".{found[1]}." if found else ""
-            p.copy_(
-                state[
-                    name.replace(at, f".{sources[int(found[1])]}.", 1)
-                    if found
-                    else name
-                ]
-            )
+            if found:
+                at, now = f".{found[1]}.", f".{sources[int(found[1])]}."
+                name = name.replace(at, now, 1)
+            p.copy_(state[name])
     return grown
 
 
@@ -434,8 +266,7 @@ def fms_head_dim(model: Any, target: Mapping[str, int]) -> Any:
     scores are scaled by its config, whatever head_dim is. As in the pull request, the
     zeros are of the default dtype, and what is stored has gone through it.
     """
-    wide = [name for name in sizes(model.config) if name != "head_dim"]
-    refuse_changes(model.config, target, *wide)
+    refuse_all_but(model.config, target, "head_dim")
     old, new = sizes(model.config), grown_sizes(model.config, target)
     times, rest = divmod(new["head_dim"], old["head_dim"])
     if rest or (times > 1 and times % 2):
@@ -468,8 +299,7 @@ def fms_head_dim(model: Any, target: Mapping[str, int]) -> Any:
 
 def qwen_mlp(model: Any, target: Mapping[str, int]) -> Any:
     """gate and up get rows of zeros at the end, down gets columns: a block fits then."""
-    wide = [name for name in sizes(model.config) if name != "intermediate_size"]
-    refuse_changes(model.config, target, *wide)
+    refuse_all_but(model.config, target, "intermediate_size")
     grown, state = empty(model, target), dict(model.named_parameters())
     with torch.no_grad():
         for name, p in grown.named_parameters():
@@ -483,8 +313,7 @@ def qwen_mlp(model: Any, target: Mapping[str, int]) -> Any:
 
 def kv_replication(model: Any, target: Mapping[str, int]) -> Any:
     """Each key/value head n times, one behind the other: the query heads find their own."""
-    wide = [name for name in sizes(model.config) if name != "num_key_value_heads"]
-    refuse_changes(model.config, target, *wide)
+    refuse_all_but(model.config, target, "num_key_value_heads")
     old, new = sizes(model.config), grown_sizes(model.config, target)
     times, rest = divmod(new["num_key_value_heads"], old["num_key_value_heads"])
     if rest or old["num_attention_heads"] % new["num_key_value_heads"]:

@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, StableLmConfig
 from properties.errors import ledger
 from properties.laws.models import make
 
-from .others import grow_proj
+from .article import grow_proj
 
 if importlib.util.find_spec("pytest_benchmark") is None:
     pytest.skip(
