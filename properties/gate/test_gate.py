@@ -1,6 +1,5 @@
 """The gate, as its users run it: other people's growers, in real processes."""
 
-import datetime
 import json
 import os
 import re
@@ -13,10 +12,6 @@ from pathlib import Path
 import pytest
 
 from ..errors import report, storage
-from ..growers import known_good
-from ..laws.strategies import smallest
-from . import loading as growers
-from . import xfails
 
 # A grower that knows Llama's MLP alone, and imports nothing of growproof.
 WIDER_MLP = """
@@ -301,55 +296,6 @@ def test_usage_errors_exit_4(elsewhere: Path, arguments, message: str) -> None:
     assert "passed" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("nowhere:grow", "cannot import the grower nowhere:grow"),
-        ("growproof:nothing", "cannot import the grower growproof:nothing"),
-        ("growproof", "is named MODULE:CALLABLE or FILE.py:CALLABLE, got 'growproof'"),
-        ("growproof:grwo", "did you mean grow?"),
-        ("nowhere.py:grow", "there is no file nowhere.py"),
-        ("growproof.cli:OK", "is a int, expected a callable"),
-        ("growproof.padding:shrink_state", None),
-        ("growproof.padding:check", None),
-        ("growproof.table:count", r"must accept \(model, target\)"),
-    ],
-)
-def test_growers_that_cannot_be_called(spec: str, message: str | None) -> None:
-    """A grower is found and has the right signature before any law is run."""
-    if message is None:
-        assert growers.load_grower(spec).name == spec
-        return
-    with pytest.raises(growers.BrokenGrower, match=message):
-        growers.load_grower(spec)
-
-
-@pytest.mark.parametrize(("grower", "code"), [("trainable", 0), ("REFERENCE", 1)])
-def test_trainable_is_a_promise_of_its_own(tmp_path: Path, grower, code: int) -> None:
-    """--with trainable: a fill of zeros breaks it, and the share that moves is shown."""
-    done = run(
-        tmp_path, "-m", "growproof.cli", "check",
-        f"{known_good.__name__}:{grower}",
-        "--with=trainable", "-m", "trainable",
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout
-    assert "new parameters with a gradient at the first step: " in done.stdout
-    if code:
-        assert "is stuck: no writer of it" in done.stdout
-
-
-def test_programs_that_cannot_be_called() -> None:
-    """A command names its source, destination and target; its failure is quoted."""
-    with pytest.raises(growers.BrokenGrower, match=r"needs \{destination\}"):
-        growers.command_grower("mygrow {source}")
-    program = "import sys; sys.exit('no such model')"
-    fields = "{source} {destination} {target_json}"
-    failing = growers.command_grower(f'{sys.executable} -c "{program}" {fields}')
-    case = smallest()[0]
-    with pytest.raises(RuntimeError, match="exited 1 and left no checkpoint: no such"):
-        failing(case.model(), case.target)
-
-
 def test_a_run_that_checks_nothing_is_not_0(elsewhere: Path) -> None:
     """-k matches no law: exit 4."""
     done = check(elsewhere, "-k", "no_such_law")
@@ -401,36 +347,6 @@ def test_expected_failures_out_of_date(elsewhere: Path, tmp_path: Path) -> None:
         assert text in done.stdout, text
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("test_x", "expected `law"),
-        ("test_x | ", "expected `law"),
-        ("test_x | because | | soon", "Invalid isoformat"),
-        ("test_x | because | | | nan", "must be finite"),
-        ("test_x | a | b | 2030-01-01 | 3 | more", "expected `law"),
-    ],
-)
-def test_malformed_expected_failure(tmp_path: Path, line: str, message: str) -> None:
-    """A malformed line is named with its place."""
-    path = tmp_path / "xfails.txt"
-    path.write_text("# a comment\n\n" + line + "\n")
-    with pytest.raises(xfails.XfailError, match=message) as caught:
-        xfails.load(path)
-    assert f"{path}:3" in str(caught.value) or "isoformat" in message
-
-
-def test_expected_failure_round_trip(tmp_path: Path) -> None:
-    """What is dumped loads again, and is not dumped over."""
-    entry = xfails.Expected("a", "b | c", "d", datetime.date(2030, 1, 2), 3.5)
-    path = tmp_path / "xfails.txt"
-    xfails.dump([entry], path)
-    found = xfails.load(path)["a"]
-    assert found == xfails.Expected("a", "b / c", "d", datetime.date(2030, 1, 2), 3.5)
-    with pytest.raises(xfails.XfailError, match="exists"):
-        xfails.dump([entry], path)
-
-
 def test_gate_stores_the_errors_of_another_grower(
     elsewhere: Path, tmp_path: Path
 ) -> None:
@@ -460,19 +376,3 @@ def test_a_wrong_grower_leaves_a_red_ledger(
     assert report.main([str(path)]) == 1
     first = capsys.readouterr().out.splitlines()[0]
     assert "othergrowers:grow_wrong violates" in first
-
-
-def test_a_replayed_law_has_its_own_promise(tmp_path: Path) -> None:
-    """-m lossless leaves out what replays a law of zero padding, as --without does."""
-    chosen, corpus = [], str(SUITE / "power" / "test_corpus.py")
-    for promise in ("lossless", "zero_padding"):
-        done = run(
-            tmp_path, "-m", "growproof.cli", "check", corpus, "-m", promise,
-            "-k", "where_faults_show", "--collect-only",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        chosen.append({x for x in done.stdout.split() if "where_faults_show[" in x})
-    assert all("[projections_are_padded-" not in name for name in chosen[0])
-    assert any("[projections_are_padded-" in name for name in chosen[1])
-    assert any("[logits_are_unchanged[" in name for name in chosen[0])
-    assert not chosen[0] & chosen[1]
