@@ -25,14 +25,14 @@ from transformers.utils import logging
 
 from ..errors.ledger import ledger_of, recording
 from ..laws import registry
-from ..laws.domain import DOMAIN, known_families
+from ..laws.domain import DOMAIN
 from ..laws.examples import Seen, watching
 from ..laws.grown import Grown
 from ..laws.models import Case
 from ..laws.registry import PROMISES, law_of, reference
 from ..laws.strategies import profile
 from ..laws.world import kept
-from . import findings, guarded, options, score, verdict, xfails
+from . import ending, findings, guarded, options, score, xfails
 from .domain import MORE, OURS, UnknownName, narrow
 from .judged import Judged
 from .loading import DEFAULT, BrokenGrower, Grower, command_grower, load_grower, probe
@@ -314,37 +314,7 @@ class Gate:
             self.judged.asked.merge(found)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        width = terminalreporter._tw.fullwidth
-        if self.config.option.verbose < 0:
-            for text in self.pytest_report_header():
-                for line in verdict.wrapped(text, width, "", "  "):
-                    terminalreporter.line(line)
-        if self.deselected:
-            text = "left out: " + ", ".join(
-                f"{n} {reason}" for reason, n in summed(self.deselected)
-            )
-            for line in verdict.wrapped(text, width, "", "  "):
-                terminalreporter.line(line)
-        score.page(terminalreporter, self.judged.asked)
-        if self.findings:
-            terminalreporter.section("what is wrong")
-            for line in verdict.blocks(self.findings, width):
-                terminalreporter.line(line)
-        told = {finding["test"] for finding in self.findings}
-        others = [
-            report.nodeid.rpartition("::")[2]
-            for report in self.stats().get("failed", [])
-            if "outdated" not in dict(report.user_properties)
-        ]
-        if rest := [name for name in others if name not in told]:
-            terminalreporter.section("failed besides, of growproof itself")
-            for line in verdict.wrapped(", ".join(rest), width, "", "  "):
-                terminalreporter.line(line)
-        if self.outdated:
-            terminalreporter.section("expected failures that are out of date")
-            for text in self.outdated:
-                for line in verdict.wrapped(text, width, "", "  "):
-                    terminalreporter.line(line)
+        ending.summary(self, terminalreporter)
 
     def pytest_unconfigure(self) -> None:
         """The last line: a sentence; and the verdict, for who supervises the run."""
@@ -354,53 +324,14 @@ class Gate:
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if self.worker or reporter is None or self.config.option.collectonly:
             return
-        if said := self.sentence():
+        if said := ending.sentence(self):
             reporter.write_line(said)
-
-    def sentence(self) -> str:
-        """What the run says of the grower; "" where it says nothing of it."""
-        stats, name = self.stats(), self.chosen.name
-        if self.nothing:
-            return self.nothing
-        if said := self.stopped():
-            return said
-        if self.findings:
-            return verdict.violated(name, self.findings)
-        if self.outdated:
-            return f"{name}: its expected failures are out of date"
-        if not stats.get("passed") or stats.get("failed") or stats.get("error"):
-            return ""
-        told = (dict(r.user_properties) for r in stats["passed"])
-        return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
-
-    def stopped(self) -> str:
-        """How far a run came that did not end by itself; "" for one that did."""
-        how = {
-            pytest.ExitCode.INTERRUPTED: "interrupted",
-            pytest.ExitCode.INTERNAL_ERROR: "an internal error",
-        }
-        stats, session = self.stats(), self.session
-        if session is None or session.exitstatus not in how or stats.get("error"):
-            return ""
-        done, failed = score.judged(stats), len(stats.get("failed", []))
-        return (
-            f"no verdict: {how[pytest.ExitCode(session.exitstatus)]} after {done} of "
-            f"{session.testscollected} tests, of which {failed} failed"
-        )
 
 
 def is_certificate(item: pytest.Item) -> bool:
     """Whether a law speaks of all weights of a shape."""
     law = law_of(getattr(item, "function", None))
     return law is not None and law.tier == "certified"
-
-
-def summed(deselected: Counter[str]) -> list[tuple[str, int]]:
-    """Why laws were left out, and how many: those of the same sort of family at once."""
-    found = Counter[str]()
-    for reason, n in deselected.items():
-        found["of other families" if reason in known_families() else reason] += n
-    return found.most_common()
 
 
 def relabel(item: pytest.Item) -> None:

@@ -20,8 +20,8 @@ from ..errors.failures import failure_of
 from ..errors.ledger import ledger_of
 from ..errors.sections import grouped
 from ..errors.storage import finite
+from ..gate import ending, verdict
 from ..gate import score as counted
-from ..gate import verdict
 from ..gate.domain import OURS
 from ..gate.loading import DEFAULT
 from ..laws.domain import AXES, DOMAIN, EXTRAS, OPTIONS
@@ -175,7 +175,7 @@ class Collector:
         return Score(
             grower=name,
             conforms=conforms,
-            verdict=judge.sentence() or f"{name} does not conform{first}",
+            verdict=ending.sentence(judge) or f"{name} does not conform{first}",
             created=storage.now(),
             edition="" if self.cut else self.edition(),
             whole=not self.cut,
