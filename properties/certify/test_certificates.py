@@ -1,25 +1,21 @@
-"""The certifier says yes to what is exact, no to what is not, and says what it assumes."""
+"""The certifier says yes to what is exact, and says what it assumes."""
 
 import copy
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import growproof
-import jsonschema
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ..growers.known_bad import BY_NAME as BAD
 from ..growers.known_good import BY_NAME as GOOD
 from . import certificates
 from . import command as certify
 from .certificates import Certificate
-from .command import AXES, TINY, cases, main
+from .command import TINY, cases
 
 Params = dict[str, Tensor]
 TARGETS = {f: {c.name: dict(c.target) for c in cases() if c.family == f} for f in TINY}
@@ -230,29 +226,6 @@ def test_a_layer_may_be_parted_unless_its_halves_read_the_same(parallel: bool) -
     assert found.verdict == ("refused" if parallel else "certified"), found.reason
 
 
-# ------------------------------------------------------------------ what is not
-
-
-def beyond(tokens: int) -> Any:
-    """Wrong on texts of more than so many tokens."""
-
-    def change(new: Any, old: Any) -> None:
-        new.model.norm.register_forward_hook(
-            lambda m, i, y: y * 2 if y.shape[1] > tokens else y
-        )
-
-    return edited(change)
-
-
-def when(wrong: Callable[[Any], bool]) -> Any:
-    """The logits doubled where wrong(model)."""
-
-    def change(new: Any, old: Any) -> None:
-        new.lm_head.register_forward_hook(lambda m, i, y: y * 2 if wrong(new) else y)
-
-    return edited(change)
-
-
 def after(calls: int) -> Any:
     """The logits doubled after so many calls."""
 
@@ -266,123 +239,6 @@ def after(calls: int) -> Any:
         new.lm_head.register_forward_hook(hook)
 
     return edited(change)
-
-
-def patched(new: Any, old: Any) -> None:
-    mlp = new.model.layers[0].mlp
-    forward = mlp.forward
-    mlp.forward = lambda x: forward(x) * 1.5
-
-
-def replaced(new: Any, old: Any) -> None:
-    new.model.layers[1].mlp.act_fn = nn.GELU()
-
-
-def buffer(new: Any, old: Any) -> None:
-    new.model.rotary_emb.inv_freq *= 1.001
-
-
-def live_eps(new: Any, old: Any) -> None:
-    for module in new.modules():
-        if hasattr(module, "variance_epsilon"):
-            module.variance_epsilon *= 1.5
-
-
-def hooked(new: Any, old: Any) -> None:
-    new.lm_head.weight *= 0.5
-    new.lm_head.register_forward_hook(lambda m, i, y: y * 2)
-
-
-def stale_index(new: Any, old: Any) -> None:
-    new.model.layers[2].self_attn.layer_idx = 0
-
-
-def untied(new: Any, old: Any) -> None:
-    new.lm_head.weight = nn.Parameter(new.lm_head.weight * 2)
-
-
-def dropout(new: Any, old: Any) -> None:
-    for layer in new.model.layers:
-        layer.self_attn.attention_dropout = 0.5
-
-
-def one_entry(new: Any, old: Any) -> None:
-    new.lm_head.weight[3, 4] = 0
-
-
-def data_dependent(new: Any, old: Any) -> None:
-    if old.model.embed_tokens.weight[0, 0] < 0:
-        new.model.layers[0].self_attn.o_proj.weight *= -1
-
-
-def rolled_norm(new: Any, old: Any) -> None:
-    d = old.config.hidden_size
-    weight = new.model.norm.weight
-    weight[:d] = weight[:d].roll(1)
-
-
-def not_a_number(new: Any, old: Any) -> None:
-    new.lm_head.weight[:, -1] = math.nan
-
-
-FAULTS: dict[str, tuple[Any, str]] = {
-    "beyond 70 tokens": (beyond(70), "80 tokens"),
-    "in training": (when(lambda m: m.training), "training"),
-    "with gradients": (when(lambda m: torch.is_grad_enabled()), "as returned"),
-    "after three calls": (after(2), "differ"),
-    "patched forward": (edited(patched), "from model.layers.0"),
-    "replaced module": (edited(replaced), "model.layers.1.mlp.act_fn"),
-    "rotary buffer": (edited(buffer), "differ"),
-    "live eps": (edited(live_eps), "input_layernorm"),
-    "right in memory only": (edited(hooked), "saved and loaded"),
-    "stale layer_idx": (edited(stale_index), "does not run"),
-    "dropout": (edited(dropout), "training"),
-    "one entry": (edited(one_entry), "lm_head"),
-    "looks at the values": (edited(data_dependent), "differ"),
-    "norm weights rolled": (edited(rolled_norm), "lm_head"),
-    "NaN that nothing reads": (edited(not_a_number), "a NaN"),
-    "q scale by 1e-6": (times(q_proj=1 + 1e-6), "self_attn"),
-    "q scale in float32": (times(q_proj=lambda n, o: 1 + 2**-24), "self_attn"),
-    "nothing returned": (lambda model, target: None, "returned NoneType"),
-    "raises": (lambda model, target: 1 / 0, "ZeroDivisionError"),
-    "a size ignored": (
-        lambda model, target: growproof.grow(model, {**target, "num_hidden_layers": 2}),
-        "num_hidden_layers is 2, not 3",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_planted_faults_are_refused_with_their_place(name: str) -> None:
-    grower, reason = FAULTS[name]
-    found = judged(grower, "llama", LLAMA_ALL)
-    assert found.verdict == "refused", found.reason
-    assert reason in found.reason
-
-
-def test_an_untied_result_is_refused() -> None:
-    found = judged(edited(untied), "llama", LLAMA_ALL, tie_word_embeddings=True)
-    assert found.verdict == "refused", found.reason
-    assert "lm_head" in found.reason
-
-
-def test_every_token_of_a_small_vocabulary_is_a_witness() -> None:
-    """With five tokens, too, one embedding row is enough to refuse."""
-
-    def row(new: Any, old: Any) -> None:
-        new.model.embed_tokens.weight[4] *= 1.001
-
-    found = judged(edited(row), "llama", LLAMA_ALL, vocab_size=5)
-    assert found.verdict == "refused", found.reason
-    assert {t for text in found.witness["tokens"] for t in text} > {0}
-
-
-@pytest.mark.parametrize("fault", ["vocab_chosen", "vocab_first_chosen"])
-def test_a_new_token_that_may_be_chosen_is_refused(fault: str) -> None:
-    """The old logits are the same, and the certificate speaks of the new tokens too."""
-    found = fitted("all, vocabulary", BAD[fault])
-    assert found.verdict == "refused"
-    assert "may choose the new token 11" in found.reason
 
 
 def test_new_tokens_may_be_silenced_by_their_logits() -> None:
@@ -457,64 +313,3 @@ def test_a_declined_growth_is_neither() -> None:
 
     found = judged(grow, "llama", LLAMA_ALL)
     assert (found.verdict, "multiples of eight" in found.reason) == ("declined", True)
-
-
-# ------------------------------------------------------------------ the command
-
-
-def test_the_command_certifies_growproof(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "certificates.json"
-    left_out = ["--without", "heads", "--without", "groups"]
-    assert main(["--family", "stablelm", *left_out, "--json", str(file)]) == 0
-    out = capsys.readouterr().out
-    assert "certified" in out
-    assert "Assumed: " in out
-    found = json.loads(file.read_text("utf-8"))
-    schema = Path(certificates.__file__).with_name("certificate.schema.json")
-    validator = jsonschema.Draft202012Validator(json.loads(schema.read_text("utf-8")))
-    for certificate in found:
-        validator.validate(certificate)
-    assert 0 < len(found) < len(AXES["stablelm"])
-
-
-SHAPED = ["--family", "stablelm", "--shape", "hidden_size=24", "num_attention_heads=6"]
-SHAPED += ["num_key_value_heads=3", "--target", "hidden_size=36"]
-
-
-@pytest.mark.parametrize(
-    ("grower", "code"), [("right", 0), ("wrong", 1), ("declines", 4)]
-)
-def test_exit_codes(
-    grower: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "planted.py").write_text(
-        "import functools, growproof\n"
-        "right = growproof.grow\n"
-        "wrong = functools.partial(growproof.grow, norm='scaled')\n"
-        "def declines(model, target): raise NotImplementedError\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    assert main([f"planted:{grower}", *SHAPED]) == code
-
-
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["growproof:no_such_thing"],
-        ["no_such_module:grow"],
-        ["--target", "hidden_size=36"],
-        ["--family", "no_such_family"],
-        ["--family", "llama", "--target", "width=36"],
-        ["--family", "llama", "--target", "hidden_size"],
-        ["--family", "llama", "--shape", "hidden_size=13"],
-        ["--family", "llama", "--without", "llama"],
-        ["--without", "no_such_feature"],
-        ["--unknown"],
-    ],
-)
-def test_usage_errors_exit_with_four(argv: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(argv)
-    assert caught.value.code == 4
