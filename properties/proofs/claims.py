@@ -1,7 +1,7 @@
 """The main theorems, read from the comments above them in the .v files.
 
 A main theorem has `(** MAIN number name: one sentence. *)` directly above it. From these
-comments come the table of claims and the list that `test_proofs.py` checks.
+comments come the table of claims and the list that `test_sources.py` checks.
 """
 
 import re
