@@ -33,7 +33,8 @@ CONFIG = {
     "rms_norm_eps": "ε", "layer_norm_eps": "ε", "rope_parameters": "rotary embedding",
 }  # fmt: skip
 ROOMS = {
-    "test_hygiene": "what comes back", "test_world": "the world around",
+    "test_handed_back": "what comes back", "test_hygiene": "what comes back",
+    "test_world": "the world around",
     "test_doors": "other ways in", "test_decoder": "other ways in",
 }  # fmt: skip
 OF_LINE = {

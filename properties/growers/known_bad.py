@@ -35,6 +35,7 @@ from ..laws import (
     test_attention,
     test_decoder,
     test_doors,
+    test_handed_back,
     test_hygiene,
     test_mlp,
     test_norms,
@@ -595,8 +596,8 @@ WORLD = test_world.test_the_world_is_left_as_it_was
 TWICE = test_world.test_two_calls_agree
 SAVED = test_doors.test_saves_and_loads
 DOORS = test_doors.test_every_door_leads_to_one_function
-CONFIGS = test_hygiene.test_sizes_are_those_asked_for
-MANNERS = test_hygiene.test_nothing_is_shared
+CONFIGS = test_handed_back.test_sizes_are_those_asked_for
+MANNERS = test_handed_back.test_nothing_is_shared
 
 OLD_TOKENS = test_vocabulary.test_old_tokens_keep_their_logits
 OLD_ROWS = test_vocabulary.test_old_logits_stay_bit_for_bit
@@ -689,16 +690,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="eps_unscaled", says="eps not times D/D'",
           law=EPS, reason="norm",  config=eps(wider), model=rebuilt),
     Fault(name="tied_unties", says="a tied model comes out untied, the config says tied",
-          law=test_hygiene.test_tying_is_kept, reason="tied",
+          law=test_handed_back.test_tying_is_kept, reason="tied",
           model=untied),
     Fault(name="tied_untied_config", says="a tied model comes out as an untied one",
-          law=test_hygiene.test_tying_is_kept, reason="tied",
+          law=test_handed_back.test_tying_is_kept, reason="tied",
           function=False, model=untied_config),
     Fault(name="reload_root_two", says="logits right in memory, off by √2 when reloaded",
           law=test_doors.test_saves_and_loads, reason="save and load|changed on disk",
           model=hooked_head),
     Fault(name="training_mode", says="the grown model is in training mode",
-          law=test_hygiene.test_dtype_device_and_mode, reason="mode",  function=False,
+          law=test_handed_back.test_dtype_device_and_mode, reason="mode",  function=False,
           model=training),
     Fault(name="layer_idx_stale", says="copied layers keep their layer_idx",
           law=test_hygiene.test_generates_with_a_cache, reason="cache",  function=False,
@@ -827,7 +828,7 @@ FAULTS: tuple[Fault, ...] = (
         reason="norm",
           state=noise_in_new(r".*_norm\.bias", 0, 1.0)),
     Fault(name="norm_new_lanes_nan", says="NaN in entries that nothing reads",
-          law=test_hygiene.test_everything_is_finite, reason="NaN", function=False,
+          law=test_handed_back.test_everything_is_finite, reason="NaN", function=False,
           state=noise_in_new(r"head\.weight", 1, math.nan)),
     # what is at its default in a fresh model
     Fault(name="value_bias_lost", needs=("biases of q, k or v",), says="v's bias left at zero",
@@ -856,25 +857,25 @@ FAULTS: tuple[Fault, ...] = (
           state=swapped("gate.weight", "up.weight")),
     # hygiene
     Fault(name="source_scaled", says="the source's final norm scaled in place",
-          law=test_hygiene.test_source_is_untouched, reason="was changed", function=False,
+          law=test_handed_back.test_source_is_untouched, reason="was changed", function=False,
           model=scaled_source),
     Fault(name="source_config", says="the source's config changed",
-          law=test_hygiene.test_source_is_untouched, reason="config was changed", function=False,
+          law=test_handed_back.test_source_is_untouched, reason="config was changed", function=False,
           model=touched_config),
     Fault(name="memory_shared", says="tensors that did not grow are the source's own",
-          law=test_hygiene.test_nothing_is_shared, reason="shares its memory", function=False,
+          law=test_handed_back.test_nothing_is_shared, reason="shares its memory", function=False,
           model=shared_memory),
     Fault(name="rope_shared", needs=("rotary embedding",), says="rope_parameters is one dict in both configs",
-          law=test_hygiene.test_nothing_is_shared, reason="share rope_parameters", function=False,
+          law=test_handed_back.test_nothing_is_shared, reason="share rope_parameters", function=False,
           model=shared_rope),
     Fault(name="generation_shared", says="one generation config for both models",
-          law=test_hygiene.test_nothing_is_shared, reason="generation_config", function=False,
+          law=test_handed_back.test_nothing_is_shared, reason="generation_config", function=False,
           model=shared_generation),
     Fault(name="unfrozen", says="frozen parameters come back trainable",
-          law=test_hygiene.test_dtype_device_and_mode, reason="requires_grad", function=False,
+          law=test_handed_back.test_dtype_device_and_mode, reason="requires_grad", function=False,
           model=unfrozen),
     Fault(name="bf16_comes_back_float32", says="low precision in, float32 out",
-          law=test_hygiene.test_dtype_device_and_mode, reason="expected torch", function=False,
+          law=test_handed_back.test_dtype_device_and_mode, reason="expected torch", function=False,
           model=float32_for_bf16),
     Fault(name="bf16_underflows", function=False, says="bf16 weights that underflowed in float16",
           law=test_hygiene.test_low_precision_loses_one_rounding, reason="logits",
@@ -883,12 +884,12 @@ FAULTS: tuple[Fault, ...] = (
           law=test_hygiene.test_dropout_is_kept, reason="attention_dropout|0.125", function=False,
           config=setting(attention_dropout=0.0)),
     Fault(name="activation_reset", says="hidden_act back at its default",
-          law=test_hygiene.test_sizes_are_those_asked_for, reason="hidden_act|activation_function",
+          law=test_handed_back.test_sizes_are_those_asked_for, reason="hidden_act|activation_function",
           config=setting(**dict.fromkeys(
               ("hidden_act", "hidden_activation", "activation_function"), "silu")),
           model=rebuilt),
     Fault(name="positions_reset", needs=("rotary embedding",), says="max_position_embeddings back at its default",
-          law=test_hygiene.test_sizes_are_those_asked_for, reason="max_position_embeddings",
+          law=test_handed_back.test_sizes_are_those_asked_for, reason="max_position_embeddings",
           function=False, config=setting(max_position_embeddings=2048)),
     Fault(name="mask_ignored", says="a wrapper drops the attention mask",
           law=test_hygiene.test_left_padding, reason="padded batch", function=False,
@@ -916,7 +917,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(name="unit_norms_kept", function=False, says="norms that are one are not scaled",
           law=NORMS, reason="norm", state=d.unit_norms_kept(NORM)),
     Fault(name="equal_ends_tied", says="a head equal to the embedding is tied to it",
-          law=test_hygiene.test_tying_is_kept, reason="tied", function=False,
+          law=test_handed_back.test_tying_is_kept, reason="tied", function=False,
           model=d.equal_ends_tied),
     Fault(name="equal_rows_merged", function=False, says="a row that is like the one before is dropped",
           law=PROJECTIONS, reason=attention("query|key|value"),
@@ -938,7 +939,7 @@ FAULTS: tuple[Fault, ...] = (
           law=TWICE, reason="two calls give different weights",
           model=d.in_state(lambda m: not torch.is_grad_enabled())),
     Fault(name="partly_frozen_unfrozen", says="a model frozen in part comes back trainable",
-          law=test_hygiene.test_dtype_device_and_mode, reason="requires_grad",
+          law=test_handed_back.test_dtype_device_and_mode, reason="requires_grad",
           function=False, model=d.partly_frozen_unfrozen),
     # what is done to the world
     *(Fault(name=name, says=says, law=WORLD, reason=reason, function=False, does=does)
@@ -1008,7 +1009,7 @@ FAULTS: tuple[Fault, ...] = (
            function=False,
           options={"fill": "trainable"}, state=silent_values),
     Fault(name="layers_not_grown", says="new layers are left out",
-          law=test_hygiene.test_sizes_are_those_asked_for, reason="num_hidden_layers",
+          law=test_handed_back.test_sizes_are_those_asked_for, reason="num_hidden_layers",
            function=False,
           model=lambda grown, model, g: drop_layers(grown, g)),
     # key/value heads repeated, query heads dealt out over the copies

@@ -16,7 +16,8 @@ from .grown import grow
 from .models import Case
 from .registry import hygiene, law
 from .strategies import cases, fewer
-from .test_hygiene import generation, quietly
+from .test_handed_back import generation
+from .test_hygiene import quietly
 from .world import GENERATION, changed
 
 LAST = 1.0  # of the largest logit: the same sums in the same order leave nothing
