@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
+from .coded import SAID, stored
 from .small import check, of_family, saved
-from .test_quantised import SAID, stored
 
 KINDS = ("gptq", "awq", "fp8")
 FILE = "model.safetensors"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from . import claims
-from .domain import CONFIG_NAME, table
+from .domain import CONFIG_NAME, config_names, table
 from .grown import Grown, grow
 from .models import Case
 from .registry import hygiene, law
@@ -211,7 +211,7 @@ def as_asked(grown: Grown) -> None:
     """The same, of one growth."""
     case, source = grown.case, grown.source
     new, old = grown.model.config, source.config
-    for axis, usual in CONFIG_NAME.items():
+    for axis, usual in config_names(case.family).items():
         name = table(case.family).sizes.get(axis, usual)
         if usual not in case.target and not hasattr(old, name):
             continue
