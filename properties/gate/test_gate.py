@@ -209,7 +209,7 @@ def test_scripts_repeat_the_law_that_failed(rejected, elsewhere: Path) -> None:
 
 def test_an_interrupted_run_says_nothing_of_the_grower(elsewhere: Path) -> None:
     """Neither that it conforms nor that it violates: how far the run came."""
-    done = check(elsewhere, "othergrowers:interrupted")
+    done = check(elsewhere, "othergrowers:interrupted", "-n", "0")
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(
         r"no verdict: interrupted after [1-9]\d* of \d+ tests, of which 0 failed", last
@@ -219,7 +219,7 @@ def test_an_interrupted_run_says_nothing_of_the_grower(elsewhere: Path) -> None:
 
 def test_workers_give_the_same_verdict(elsewhere: Path) -> None:
     """-n 2: the same failures as without, and exit 1."""
-    alone = check(elsewhere, "othergrowers:grow_wrong", "-q", "-p", "no:randomly")
+    alone = check(elsewhere, "othergrowers:grow_wrong", "-q", "-n", "0")
     spread = check(elsewhere, "othergrowers:grow_wrong", "-q", "-n", "2")
 
     assert (alone.returncode, spread.returncode) == (1, 1)

@@ -71,6 +71,7 @@ for optimizer in (
     note(f"torch.optim.{optimizer.__name__}", optimizer)
 note("torch", torch)
 note("torch.nn.functional", torch.nn.functional)
+note("torch.nn.init", torch.nn.init)
 note("torch.testing", torch.testing)
 note("torch.linalg", torch.linalg)
 note("torch.Tensor", torch.Tensor)

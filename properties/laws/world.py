@@ -284,6 +284,10 @@ def source_stock(model: Any) -> Stock:
             for n, p in model.named_parameters()
         },
         "buffers": {n: b.clone() for n, b in model.named_buffers()},
+        # an optimizer, or a view, holds on to what it was
+        "object": {n: id(p) for n, p in model.named_parameters()},
+        "address": {n: p.data_ptr() for n, p in model.named_parameters()},
+        "config object": id(model.config),
         "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
         "mode": {n: m.training for n, m in model.named_modules()},
         "hooks": {n: hooks_of(m) for n, m in model.named_modules()},
