@@ -65,6 +65,10 @@ def causes(
                 new = grow(old, dict(target))
         except Exception as crash:
             return [f"it raises {type(crash).__name__}: {first_line(crash)}"]
+        if any(p.is_inference() for p in new.parameters()):
+            return [
+                "its parameters were made in inference mode: nothing can train them"
+            ]
         if remembered(new, source, grow, target):
             return ["another model's weights came back"]
         varying, told = unsteady(new, source, grow, target)

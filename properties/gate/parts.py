@@ -210,7 +210,8 @@ def uncentred(part: Part, ratios: Ratios) -> str | None:
     lanes, rest = off.split((d, off.shape[dim] - d), dim)
     moved = float(lanes.abs().max())
     flat = float((lanes - lanes.mean(dim, keepdim=True)).abs().max()) <= 1e-6 * moved
-    if d < 2 or not moved or not flat or rest.any():
+    new = ~part.right.any(dim)  # neurons or tokens that should be zero
+    if d < 2 or not moved or not flat or rest.any() or lanes.any(dim)[new].any():
         return None
     means = [float(w.mean(dim).abs().max()) for w in (part.new, part.right, part.old)]
     new_is, right_is = (m < 1e-6 * means[2] for m in means[:2])

@@ -137,13 +137,16 @@ def blocks(findings: Sequence[Finding], width: int) -> list[str]:
     for i, (cause, found) in enumerate(list(groups.items())[:SHOWN]):
         lines += ["", *block(cause, found, width, short=i > 0)]
     if len(groups) > SHOWN:
-        lines += ["", f"and {plural(len(groups) - SHOWN)}: -v shows each failure"]
+        lines += [
+            "",
+            f"and {plural(len(groups) - SHOWN)}: with -v each failure is shown above",
+        ]
     told = {id(finding) for found in groups.values() for finding in found}
     rest = [finding for finding in findings if id(finding) not in told]
     if rest:
         laws = ", ".join(dict.fromkeys(finding["law"] for finding in rest))
         more = f"{len(rest)} more failure{'s' * (len(rest) > 1)}"
-        text = f"{more} (-v shows each): {laws}"
+        text = f"{more} (with -v each is shown above): {laws}"
         lines += ["", *wrapped(text, width, "", "  ")]
     return lines
 

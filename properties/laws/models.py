@@ -76,12 +76,12 @@ def spiked(state: dict[str, Tensor], d: Decoder) -> None:
                 x.sub_(row.offset)
                 x[..., -1:] = -row.offset
             elif x.ndim == 2 and not row.norm:
-                x[0] *= 50.0
+                x[0] *= 5000.0
 
 
 def tidied(state: dict[str, Tensor], d: Decoder, seed: int) -> dict[str, Tensor]:
     """What tidy checkpoints have: zero biases, norms that are one, a layer that adds
-    nothing, equal rows, exact zeros, subnormal entries, a head that is the embedding; and
+    nothing, equal and zero rows, exact zeros, subnormal entries, a head that is the embedding; and
     where the seed is odd, what is left of having been padded before."""
     last = f"layers.{d.layers - 1}."
     for template, row in rows(d).items():
@@ -93,15 +93,24 @@ def tidied(state: dict[str, Tensor], d: Decoder, seed: int) -> dict[str, Tensor]
                 x.fill_(1 - row.offset)
             elif row.is_writer and name.startswith(last) and layer:
                 x.zero_()
-            elif x.ndim == 2 and min(x.shape) > 2:
-                x[0, 0] = 0.0
-                x[1] = x[0]
-                x[-1, : len(SUBNORMAL)] = torch.tensor(SUBNORMAL[: x.shape[1]])
+            else:
+                for sheet in x.unbind() if x.ndim > 2 else (x,):  # one of each expert
+                    wear(sheet)
     if seed % 2:
         already_grown(state, d)
     if "head.weight" in state:
         state["head.weight"] = state["embed.weight"].clone()
     return state
+
+
+def wear(x: Tensor) -> None:
+    """Exact zeros, equal rows, a row that is zero, subnormal entries, in place."""
+    if min(x.shape) > 2:
+        x[0, 0] = 0.0
+        x[1] = x[0]
+        if len(x) > 3:
+            x[2] = 0.0  # a token that has no embedding, a neuron that is off
+        x[-1, : len(SUBNORMAL)] = torch.tensor(SUBNORMAL[: x.shape[1]])
 
 
 def already_grown(state: dict[str, Tensor], d: Decoder) -> None:

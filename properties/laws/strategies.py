@@ -202,13 +202,13 @@ def old_sizes(
 def larger(
     size: int, *, step: int = 1, most: int = 4, forced: bool = False, block: int = 0
 ) -> st.SearchStrategy[int]:
-    """A size not below `size`: the same, a little more, double, or whole blocks."""
+    """A size not below `size`: the same, a little more, double, thrice, or whole blocks."""
     sizes = st.integers(int(forced), most).map(lambda n: size + n * step)
     if not forced:
         sizes = st.just(size) | sizes
     if block:
         sizes |= st.just(-(-(size + forced) // block) * block)
-    return sizes | st.just(2 * size)
+    return sizes | st.sampled_from((2 * size, 3 * size))
 
 
 def target(

@@ -12,9 +12,10 @@ from .domain import AXES, DOMAIN, USUAL, config_names, table
 from .grown import grow
 from .models import Case, Regime
 from .published import PUBLISHED, Published
-from .registry import law, lossless
+from .registry import hygiene, law, lossless
 from .strategies import named, sized_config
 from .test_decoder import logits_are_equal, stock_logits_are_equal
+from .test_hygiene import commutes_with_rounding
 
 KNOWN = {*SURVIVING_ROPE_TYPES}  # to the clone; the others are stock code's business
 SMALL = {
@@ -41,10 +42,14 @@ SHAPES = {
                        {"hidden": 256, "heads": 4}),
     "hidden_576": Real({"hidden": 576, "heads": 9, "groups": 3, "head_dim": 64},
                        {"hidden": 1152, "heads": 18, "groups": 6}),
+    "hidden_2048": Real({"hidden": 2048}, {"hidden": 4096}),
+    "heads_64": Real({"hidden": 64, "heads": 64, "groups": 8},
+                     {"hidden": 96, "heads": 96, "groups": 8}),
     "mlp_1024": Real({"mlp": 1024}, {"mlp": 4096}),
     "mlp_thrice": Real({"mlp": 16}, {"mlp": 56}),
     "layers_12": Real({"layers": 12}, {"layers": 16}),
     "layers_24": Real({"layers": 24}, {"layers": 32, "hidden": 8, "head_dim": 8}),
+    "layers_40": Real({"layers": 40}, {"layers": 44}),
     "groups_8_of_4": Real({"hidden": 32, "heads": 32, "groups": 8},
                           {"mlp": 8, "heads": 48, "groups": 12, "hidden": 48}),
     "heads_12": Real({"hidden": 12, "heads": 12, "groups": 12},
@@ -109,6 +114,14 @@ def test_real_sizes_are_lossless(grower, shape: str) -> None:
         if first := SHAPES[shape].first:
             at = torch.arange(first, first + case.tokens)[None]
             stock_logits_are_equal(grown, "eager", position_ids=at)
+
+
+@law(hygiene, claim=claims.PRECISION, shape=("hidden_576", "mlp_16390", "vocab_33000"))
+def test_real_sizes_commute_with_rounding(grower, shape: str) -> None:
+    """grow(w) = round(grow(double w)) where sizes are as checkpoints have them, in bf16."""
+    families = [f for f in DOMAIN.families if f in USUAL] or DOMAIN.families[:1]
+    for case in filter(None, (real_case(f, SHAPES[shape]) for f in families)):
+        commutes_with_rounding(grower, case, "bfloat16")
 
 
 def published_cases(family: str, model: Published) -> Iterator[Case]:

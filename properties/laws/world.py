@@ -82,9 +82,10 @@ def worn(
     if used:
         for name, value in OWN.items():
             setattr(model.config, name, value)
-        for name in ("attention_dropout", "hidden_dropout"):
-            if hasattr(model.config, name):
-                setattr(model.config, name, 0.125)
+        for name, value in model.config.to_dict().items():
+            rates = (v for ending, v in RATES.items() if name.endswith(ending))
+            if isinstance(value, float) and (rate := next(rates, None)):
+                setattr(model.config, name, rate)
         if not getattr(model.config, "layer_types", None):  # any config may have them
             full = ["full_attention"] * model.config.num_hidden_layers
             model.config.layer_types = full
@@ -116,6 +117,10 @@ def halved(model: Any) -> Any:
 OWN: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
     "_name_or_path": "somebody/model", "note": "kept",
+}  # fmt: skip
+RATES = {
+    "dropout": 0.125, "drop": 0.125, "initializer_range": 0.017, "aux_loss_coef": 0.5,
+    "jitter_noise": 0.25,
 }  # fmt: skip
 GENERATION = {
     "do_sample": True, "temperature": 0.6, "repetition_penalty": 1.25,

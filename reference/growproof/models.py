@@ -321,7 +321,10 @@ def grow(
     """
     growth = plan_model(model.config, target, policies or Policies(**options))
     state = grow_state(state_of(model), growth)
-    return suppress(model_of(config_of(model.config, growth), state, model), growth)
+    config = config_of(model.config, growth)
+    if getattr(config, "dtype", None):
+        config.dtype = model.dtype  # the old one's may be older than a cast
+    return suppress(model_of(config, state, model), growth)
 
 
 def shrink(model: Any, like: Any, target: Mapping[str, int], **options: Any) -> Any:
