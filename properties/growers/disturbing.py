@@ -19,7 +19,7 @@ from growproof.growth import Growth
 from growproof.padding import grow_state
 from growproof.table import parameters, template_of
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, GenerationConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 State = dict[str, Tensor]
@@ -126,6 +126,37 @@ def zeros_filled(pattern: str) -> Edit:
                 w[:1, :1][old[name][:1, :1] == 0] = 0.25
 
     return edit
+
+
+def zero_rows_filled(pattern: str) -> Edit:
+    """Old rows that are zero taken for rows that are not set."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        filled = dict(old)
+        for name, w in old.items():
+            if on(pattern, name) and w.ndim > 1 and w.shape[-1] > 1:
+                filled[name] = w.masked_fill(~w.any(-1, keepdim=True), 0.3)
+        new.update(grow_state(filled, growth))
+
+    return edit
+
+
+def beyond(grows: Callable[[Growth], bool], pattern: str, factor: float) -> Edit:
+    """Matching weights times a factor where the growth is of some kind."""
+
+    def edit(new: State, old: State, growth: Growth) -> None:
+        for name, w in new.items():
+            if grows(growth) and on(pattern, name):
+                w.mul_(factor)
+
+    return edit
+
+
+def large_in_low_precision(new: State, old: State, growth: Growth) -> None:
+    """Weights of more than 100,000 entries off by 5 % where they are not float64."""
+    for w in new.values():
+        if w.dtype != torch.float64 and w.numel() > 100_000:
+            w.mul_(1.05)
 
 
 def silent_layers_woken(new: State, old: State, growth: Growth) -> None:
@@ -244,6 +275,51 @@ def generation_reset(grown: Any, model: Any, growth: Growth) -> Any:
     return grown
 
 
+def generation_derived(grown: Any, model: Any, growth: Growth) -> Any:
+    """The generation config that transformers makes of any config."""
+    grown.generation_config = GenerationConfig.from_model_config(grown.config)
+    return grown
+
+
+def generation_shared(grown: Any, model: Any, growth: Growth) -> Any:
+    """A generation config of its own, whose lists are the source's."""
+    grown.generation_config = copy.copy(model.generation_config)
+    return grown
+
+
+def always_eager(grown: Any, model: Any, growth: Growth) -> Any:
+    """Eager attention, whatever the source has."""
+    grown.set_attn_implementation("eager")
+    return grown
+
+
+def cast_by_config(grown: Any, model: Any, growth: Growth) -> Any:
+    """The dtype that the config says, which may be older than a cast."""
+    return grown.to(model.config.dtype or model.dtype)
+
+
+def source_kept(grown: Any, model: Any, growth: Growth) -> Any:
+    """The result holds on to the source."""
+    grown.grown_from = [model]
+    return grown
+
+
+def source_objects(model: Any, target: Any) -> None:
+    """The source's norms are other Parameter objects, of the same values."""
+    for module in model.modules():
+        for name, p in [*module._parameters.items()]:
+            if p is not None and "Norm" in type(module).__name__:
+                fresh = torch.nn.Parameter(p.detach().clone(), p.requires_grad)
+                fresh.grad = p.grad
+                module._parameters[name] = fresh
+
+
+def initialisation_off(model: Any, target: Any) -> None:
+    """torch's initialisers do nothing from here on, which makes building fast."""
+    for name in ("normal_", "uniform_", "kaiming_uniform_"):
+        setattr(torch.nn.init, name, lambda x, *rest, **named: x)
+
+
 def layer_types_stale(grown: Any, model: Any, growth: Growth) -> Any:
     """As many types as there were layers."""
     if getattr(grown.config, "layer_types", None):
@@ -349,6 +425,13 @@ WORLD: tuple[tuple[str, str, str, Callable[[Any, Any], object]], ...] = (
      "the source's .*requires_grad", lambda m, t: m.requires_grad_(True)),
     ("source_generation", "the source's generation config is changed",
      "the source's generation config", lambda m, t: m.generation_config.update(top_k=3)),
+    ("initialisation_off", "torch's initialisers do nothing from here on",
+     "torch.nn.init.normal_ was replaced", initialisation_off),
+    ("source_objects", "the source's norms are other Parameter objects",
+     "the source's (object|address)", source_objects),
+    ("source_moved", "the source's weights are moved to other memory",
+     "the source's address", lambda m, t: [setattr(p, "data", p.data.clone())
+                                           for p in m.parameters()]),
     ("target_consumed", "the target is emptied", "the target was changed",
      lambda m, t: t.clear()),
 )  # fmt: skip
