@@ -325,6 +325,22 @@ def centred(model: Any, target: Mapping[str, int]) -> Any:
     return finish(model, growth, grow_state(state_of(model), growth, table))
 
 
+def silent_by_readers(model: Any, target: Mapping[str, int]) -> Any:
+    """New layers are copies in which v and up are zero: there is nothing to write."""
+    growth = plan_model(model.config, target)
+    new = grow_state(state_of(model), growth)
+    last = f"layers.{growth.old.layers - 1}."
+    for name, w in new.items():
+        layer = layer_of(name)
+        if layer is None or layer < growth.old.layers:
+            continue
+        if not on(r"o\.bias|(expert_)?down\.bias", name):  # these write by themselves
+            w.copy_(new[name.replace(f"layers.{layer}.", last, 1)])
+        if on("v|(expert_)?up", name):
+            w.zero_()
+    return finish(model, growth, new)
+
+
 REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow,
                  with_features=("dealt", "vocab"))  # fmt: skip
 GROWERS: tuple[Good, ...] = (
@@ -357,6 +373,8 @@ GROWERS: tuple[Good, ...] = (
          grow=planes_turned, promises=FUNCTION, certificate="undecided"),
     Good(name="copied_blocks", says="new layers are copies whose writers are zero",
          grow=copied_blocks),
+    Good(name="silent_by_readers", says="new layers are copies whose v and up are zero",
+         grow=silent_by_readers, promises=FUNCTION),
     Good(name="balanced", says="v halved, o doubled", grow=balanced, promises=FUNCTION),
     Good(name="constructed", says="made by the class's constructor, which draws numbers",
          grow=constructed),

@@ -157,8 +157,8 @@ def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> N
             assert bare or m.training == source.training, (
                 f"{name} is in training mode: {m.training}, the source: {source.training}"
             )
-        says = getattr(model.config, "dtype", None)
-        assert says in (None, source.dtype), f"config.dtype is {says}"
+        says, said = (getattr(m.config, "dtype", None) for m in (model, source))
+        assert says in (None, said, source.dtype), f"config.dtype is {says}"
         grown = Grown(case, source, model)
         new = parameters_of(model)
         for name, old in source.named_parameters():
