@@ -21,7 +21,7 @@ INSERTION = Claim(
 LINEAR = Claim("Linear layers and biases map padded to padded")
 ATTENTION = Claim(
     "Attention maps padded hidden states to padded hidden states",
-    ("attention_dealt", "qk_norm_of_heads", "qk_norm_whole"),
+    ("attention_dealt", "qk_norm_of_heads", "qk_norm_whole", "qk_layernorm_of_heads"),
 )
 MLP = Claim(
     "The MLP, gated, plain or of experts, maps padded to padded, for any activation",
@@ -44,8 +44,8 @@ VOCABULARY = Claim(
 LOGITS = Claim(
     "The logits are unchanged",
     ("llama_lossless", "stablelm_lossless", "llama_twin", "written_by_growing",
-     "rms_lossless", "same_width_lossless", "layernorm_lossless", "averaged_lossless",
-     "families_lossless"),
+     "rms_lossless", "masked_lossless", "same_width_lossless", "layernorm_lossless",
+     "averaged_lossless", "families_lossless"),
 )  # fmt: skip
 CACHE = Claim(
     "With a key/value cache the logits are those without, grown or not",

@@ -1,6 +1,6 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
   Dealt Mlp Experts RmsNorm LayerNorm Scale QkNorm Frequencies Decoder Freedom
-  Centred Grower Families
+  Centred Grower Families Written
   Lossless Fitting Run Cache Integers Floats Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
@@ -45,6 +45,8 @@ Goal True. idtac "4 qk_norm_of_heads:". Abort.
 Print Assumptions qk_norm_of_heads.
 Goal True. idtac "4 qk_norm_whole:". Abort.
 Print Assumptions qk_norm_whole.
+Goal True. idtac "4 qk_layernorm_of_heads:". Abort.
+Print Assumptions qk_layernorm_of_heads.
 Goal True. idtac "4 frequencies_kept:". Abort.
 Print Assumptions frequencies_kept.
 Goal True. idtac "4 frequencies_between:". Abort.
@@ -103,6 +105,8 @@ Goal True. idtac "8 written_by_growing:". Abort.
 Print Assumptions written_by_growing.
 Goal True. idtac "8 rms_lossless:". Abort.
 Print Assumptions rms_lossless.
+Goal True. idtac "8 masked_lossless:". Abort.
+Print Assumptions masked_lossless.
 Goal True. idtac "8 same_width_lossless:". Abort.
 Print Assumptions same_width_lossless.
 Goal True. idtac "8 layernorm_lossless:". Abort.

@@ -25,7 +25,7 @@ Unset Printing Implicit Defensive.
 (*  attn_grown == all that is asked of a grown block: its query, key and value*)
 (*          vectors are grown, and what o_proj reads besides is zero.         *)
 (*  attn_scattered == p' is p scattered along the axes, the rows of q times   *)
-(*          the factor c, those of k times ck, zero elsewhere.                *)
+(*          the factor c, zero elsewhere.                                     *)
 (*  attn_free == as much as is needed of that: see Freedom.v.                 *)
 (******************************************************************************)
 
@@ -266,11 +266,11 @@ Let D := hid d. Let D' := hid d'.
 Let hmP : emb (hds d) (hds d') hm := headmap_emb grp_le rep_le.
 Let qmP : emb (qry d) (qry d') qm := prodmap_emb hmP eP.
 
-Record attn_scattered (c ck : A -> A) (p p' : attn A) := AttnScattered {
+Record attn_scattered (c : A -> A) (p p' : attn A) := AttnScattered {
   q_at : scattered (qry d) (qry d') D D' qm ed (fun o i => c (wq p o i)) (wq p');
   bq_at : padded (qry d) (qry d') qm (fun o => c (bq p o)) (bq p');
-  k_at : scattered (kv d) (kv d') D D' kvm ed (fun o i => ck (wk p o i)) (wk p');
-  bk_at : padded (kv d) (kv d') kvm (fun o => ck (bk p o)) (bk p');
+  k_at : scattered (kv d) (kv d') D D' kvm ed (wk p) (wk p');
+  bk_at : padded (kv d) (kv d') kvm (bk p) (bk p');
   v_at : scattered (kv d) (kv d') D D' kvm ed (wv p) (wv p');
   bv_at : padded (kv d) (kv d') kvm (bv p) (bv p');
   o_at : scattered D D' (qry d) (qry d') ed qm (wo p) (wo p');
@@ -283,7 +283,7 @@ have R_gt0 := leq_ltn_trans (leq0n _) r_lt.
 by rewrite /hm /headmap /prodmap divnMDl // (divn_small r_lt) addn0.
 Qed.
 
-Lemma scattered_free c p p' : attn_scattered c id p p' -> attn_free d d' ed hm e c p p'.
+Lemma scattered_free c p p' : attn_scattered c p p' -> attn_free d d' ed hm e c p p'.
 Proof.
 case=> [[q q0] [bq_ bq0] [k _] [bk_ _] [v _] [bv_ _] oS bo_]; split=> //.
 - move=> h k' h_lt k_lt k_off; have [hm_lt _] := hmP.
@@ -302,48 +302,12 @@ case=> [[q q0] [bq_ bq0] [k _] [bk_ _] [v _] [bv_ _] oS bo_]; split=> //.
 by move=> a a_lt a_off; left; apply: scattered_col oS a_lt a_off.
 Qed.
 
-(* With norms of q and k: of each head (by_head), or of all heads together. *)
-Section Normed.
-Variables (c0 ck c : A -> A) (qn qn' kn kn' : vec A -> vec A) (p p' : attn A).
-Hypotheses (c0P : homothety c0) (ckP : homothety ck) (pP : attn_scattered c0 ck p p').
-Hypothesis qnP : forall q q', padded (qry d) (qry d') qm (fun a => c0 (q a)) q' ->
-  query_grown d d' hm e c (qn q) (qn' q').
-Hypothesis knP : forall k k', padded (kv d) (kv d') kvm (fun a => ck (k a)) k' ->
-  heads_grown d d' hm e id (kn k) (kn' k').
-
-Lemma scattered_affine f n n' m m' eo ei W W' (b b' x x' : vec A) : homothety f ->
-  emb n n' eo -> emb m m' ei -> scattered n n' m m' eo ei (fun o i => f (W o i)) W' ->
-  padded n n' eo (fun o => f (b o)) b' -> padded m m' ei x x' ->
-  padded n n' eo (fun o => f (affine m W b x o)) (affine m' W' b' x').
-Proof.
-move=> fP eoP eiP WW bb xx; have [y y0] := linear_padded eiP WW bb xx.
-by split=> // o o_lt; rewrite y // affine_c.
-Qed.
-
-Lemma normed_grown : attn_grown d d' ed hm e c qn qn' kn kn' p p'.
-Proof.
-have kvmP : emb (kv d) (kv d') kvm := prodmap_emb (emb_id grp_le) eP.
-split.
-- move=> x x' xP; apply: qnP.
-  exact: scattered_affine c0P qmP edP (q_at pP) (bq_at pP) xP.
-- move=> x x' xP; apply: knP.
-  exact: scattered_affine ckP kvmP edP (k_at pP) (bk_at pP) xP.
-- move=> x x' xP h h_lt k k_lt; rewrite /head group_hm // -(kvmapE _ e _ k_lt).
-  by rewrite [LHS](linear_padded edP (v_at pP) (bv_at pP) xP).1 ?flat_lt ?divn_lt.
-- exact: (o_at pP).1.
-- by move=> i i_lt i_off; apply: (scattered_row qmP (o_at pP) i_lt i_off).
-- exact: (bo_at pP).
-by move=> a a_lt a_off; left; apply: scattered_col (o_at pP) a_lt a_off.
-Qed.
-
-End Normed.
-
 Variables (rot rot' : nat -> vec A -> vec A) (scale scale' c : A -> A).
 Hypotheses (rotP : forall t, respects (lane d) (lane d') e (rot t) (rot' t)).
 Hypotheses (cP : homothety c) (scaleP : forall s, scale' (c s) = scale s).
 Hypothesis rot_c : forall t u k, rot t (fun k => c (u k)) k = c (rot t u k).
 Variables (p p' : attn A) (x x' : mat A).
-Hypotheses (pP : attn_scattered c id p p').
+Hypotheses (pP : attn_scattered c p p').
 Hypothesis xP : forall t, t < T -> padded D D' ed (x t) (x' t).
 
 Lemma scattered_grown : attn_grown d d' ed hm e c id id id id p p'.

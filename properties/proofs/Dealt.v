@@ -11,10 +11,11 @@ Unset Printing Implicit Defensive.
 (*  dealmap R R' m s == query heads: (g, r) goes to (g m + r / s) R' + r % s: *)
 (*           share r / s of its group, its place in the share kept; s heads a *)
 (*           share, padded to R'.                                             *)
-(*  copied m K K' e W W' == row lane e k of the new group g' is row k of the  *)
-(*           old group g' / m.                                                *)
-(*  copies m G K e W == the one such W' that is zero elsewhere.               *)
-(*  attn_dealt == q and o_proj scattered along dealmap, k and v copied.       *)
+(*  copied m K x == x with each block of K repeated m times: block g is block *)
+(*           g / m of x, a vector or the rows of a matrix.                    *)
+(*  attn_dealt == p' is p, its q and o scattered along dealmap, its k and v   *)
+(*           copied and then scattered, the rows of q times c, those of k     *)
+(*           times ck, zero elsewhere.                                        *)
 (******************************************************************************)
 
 Definition dealmap R R' m s := prodmap R (m * R') id (prodmap s R' id id).
@@ -22,6 +23,19 @@ Definition dealmap R R' m s := prodmap R (m * R') id (prodmap s R' id id).
 Lemma dealmapE R R' m s g r : r < R ->
   dealmap R R' m s (g * R + r) = (g * m + r %/ s) * R' + r %% s.
 Proof. by move=> r_R; rewrite /dealmap prodmap_at // /prodmap mulnDl mulnA addnA. Qed.
+
+Definition copied (X : Type) m K (x : nat -> X) o := x (o %/ K %/ m * K + o %% K).
+
+Lemma copied_at (X : Type) m K (x : nat -> X) g k : k < K ->
+  copied m K x (g * K + k) = x (g %/ m * K + k).
+Proof.
+move=> k_K; have K_gt0 := leq_ltn_trans (leq0n _) k_K.
+by rewrite /copied divnMDl // (divn_small k_K) addn0 modnMDl modn_small.
+Qed.
+
+(* one block is its own first copy *)
+Lemma copied_lane (X : Type) m K (x : nat -> X) k : k < K -> copied m K x k = x k.
+Proof. by move=> k_K; rewrite -[k in LHS]add0n -(mul0n K) copied_at // div0n. Qed.
 
 Section Maps.
 Variables (G G' R R' m s : nat).
@@ -56,6 +70,30 @@ Qed.
 
 End Maps.
 
+Section Heads.
+Variables (A : arith) (d d' : dims) (hm e : nat -> nat).
+Hypotheses (hmP : emb (hds d) (hds d') hm) (eP : emb (lane d) (lane d') e).
+
+(** A padded vector of heads is padded heads. *)
+Lemma head_padded n n' h (hn : emb n n' h) (y y' : vec A) g : g < n ->
+  padded (n * lane d) (n' * lane d') (prodmap (lane d) (lane d') h e) y y' ->
+  padded (lane d) (lane d') e (head d g y) (head d' (h g) y').
+Proof.
+move=> g_lt [yy y0]; split=> [k k_lt|k k_lt k_off].
+  by rewrite /head -(prodmap_at _ h e g k_lt) yy ?flat_lt.
+have h_lt := hn.1 g g_lt; apply: y0; first exact: flat_lt.
+by rewrite img_prodmap ?negb_and ?k_off ?orbT //; apply: eP.1.
+Qed.
+
+Lemma by_head_at K (n : nat -> vec A -> vec A) y h k : k < K ->
+  by_head K n y (h * K + k) = n h (fun k => y (h * K + k)) k.
+Proof.
+move=> k_lt; have K_gt0 := leq_ltn_trans (leq0n _) k_lt.
+by rewrite /by_head divnMDl // (divn_small k_lt) addn0 modnMDl modn_small.
+Qed.
+
+End Heads.
+
 Section Dealt.
 Variables (A : arith) (softmax : seq A -> seq A) (mask : nat -> nat -> A -> A).
 Variables (T : nat) (d d' : dims) (ed e : nat -> nat) (m s : nat).
@@ -64,55 +102,90 @@ Hypotheses (edP : emb (hid d) (hid d') ed) (eP : emb (lane d) (lane d') e).
 
 Let hm := dealmap (rep d) (rep d') m s.
 Let qm := prodmap (lane d) (lane d') hm e.
+Let kvm := kvmap (lane d) (lane d') e.
 Let D := hid d. Let D' := hid d'. Let K := lane d. Let K' := lane d'.
 Let hmP : emb (hds d) (hds d') hm := (dealt_map grp_le rep_le s_le).1.
 Let qmP : emb (qry d) (qry d') qm := prodmap_emb hmP eP.
+Let kvmP : emb (grp d * m * K) (kv d') kvm := prodmap_emb (emb_id grp_le) eP.
 
-Definition copied (W W' : mat A) := forall g k i, g < grp d * m -> k < K -> i < D ->
-  W' (g * K' + e k) (ed i) = W (g %/ m * K + k) i.
-Definition copied1 (b b' : vec A) := forall g k, g < grp d * m -> k < K ->
-  b' (g * K' + e k) = b (g %/ m * K + k).
-
-Record attn_dealt (c : A -> A) (p p' : attn A) := AttnDealt {
+Record attn_dealt (c ck : A -> A) (p p' : attn A) := AttnDealt {
   dq_at : scattered (qry d) (qry d') D D' qm ed (fun o i => c (wq p o i)) (wq p');
   dbq_at : padded (qry d) (qry d') qm (fun o => c (bq p o)) (bq p');
-  dk_at : copied (wk p) (wk p'); dbk_at : copied1 (bk p) (bk p');
-  dv_at : copied (wv p) (wv p'); dbv_at : copied1 (bv p) (bv p');
+  dk_at : scattered (grp d * m * K) (kv d') D D' kvm ed
+    (fun o i => ck (copied m K (wk p) o i)) (wk p');
+  dbk_at : padded (grp d * m * K) (kv d') kvm (fun o => ck (copied m K (bk p) o)) (bk p');
+  dv_at : scattered (grp d * m * K) (kv d') D D' kvm ed (copied m K (wv p)) (wv p');
+  dbv_at : padded (grp d * m * K) (kv d') kvm (copied m K (bv p)) (bv p');
   do_at : scattered D D' (qry d) (qry d') ed qm (wo p) (wo p');
   dbo_at : padded D D' ed (bo p) (bo p') }.
 
-Lemma dealt_free c p p' : attn_dealt c p p' -> attn_free d d' ed hm e c p p'.
+(* With norms of q and k: of each head (by_head), or of all heads together. *)
+Section Normed.
+Variables (c0 ck c : A -> A) (qn qn' kn kn' : vec A -> vec A) (p p' : attn A).
+Hypotheses (c0P : homothety c0) (ckP : homothety ck) (pP : attn_dealt c0 ck p p').
+Hypothesis qnP : forall x q', let q := query d id p x in
+  padded (qry d) (qry d') qm (fun a => c0 (q a)) q' ->
+  query_grown d d' hm e c (qn q) (qn' q').
+Hypothesis knP : forall x k', let k := key d id p x in
+  padded (grp d * m * K) (kv d') kvm (fun a => ck (copied m K k a)) k' ->
+  heads_grown d d' hm e id (kn k) (kn' k').
+
+Lemma scattered_affine f n n' eo W W' (b b' x x' : vec A) : homothety f ->
+  scattered n n' D D' eo ed (fun o i => f (W o i)) W' ->
+  padded n n' eo (fun o => f (b o)) b' -> padded D D' ed x x' ->
+  padded n n' eo (fun o => f (affine D W b x o)) (affine D' W' b' x').
 Proof.
-case=> [[q q0] [bq_ bq0] k bk_ v bv_ oS bo_]; split=> //.
-- move=> h k' h_lt k_lt k_off; have [hm_lt _] := hmP.
-  have a_off: ~~ img (qry d) qm (hm h * lane d' + k').
-    by rewrite img_prodmap ?negb_and ?k_off ?orbT //; apply: eP.1.
-  have a_lt: hm h * lane d' + k' < qry d' by rewrite flat_lt ?hm_lt.
-  by split=> [i i_lt|]; rewrite ?q0 ?bq0 ?a_off ?(edP.1) //.
-- move=> h k' h_lt k_lt; have [g_lt <-] := (dealt_map grp_le rep_le s_le).2 h h_lt.
-  by split=> [i i_lt|]; [apply: k | apply: bk_].
-- move=> h k' h_lt k_lt; have [g_lt <-] := (dealt_map grp_le rep_le s_le).2 h h_lt.
-  by split=> [i i_lt|]; [apply: v | apply: bv_].
-- by move: oS => [].
-- by move=> i i_lt i_off; apply: (scattered_row qmP oS i_lt i_off).
-by move=> a a_lt a_off; left; apply: scattered_col oS a_lt a_off.
+move=> fP WW bb xx; have [y y0] := linear_padded edP WW bb xx.
+by split=> // o o_lt; rewrite y // affine_c.
 Qed.
+
+Lemma head_copied h k (y y' : vec A) : h < hds d -> k < K ->
+  padded (grp d * m * K) (kv d') kvm (copied m K y) y' ->
+  head d' (hm h %/ rep d') y' (e k) = head d (h %/ rep d) y k.
+Proof.
+move=> h_lt k_lt [yy _]; have [g_lt gE] := (dealt_map grp_le rep_le s_le).2 h h_lt.
+by rewrite /head -(kvmapE _ e _ k_lt) yy ?flat_lt // copied_at // gE.
+Qed.
+
+Lemma normed_grown : attn_grown d d' ed hm e c qn qn' kn kn' p p'.
+Proof.
+split.
+- move=> x x' xP; apply: qnP.
+  exact: scattered_affine c0P (dq_at pP) (dbq_at pP) xP.
+- move=> x x' xP; apply: knP.
+  exact: scattered_affine ckP (dk_at pP) (dbk_at pP) xP.
+- move=> x x' xP h h_lt k k_lt; apply: (head_copied h_lt k_lt).
+  by have := linear_padded edP (dv_at pP) (dbv_at pP) xP; apply.
+- exact: (do_at pP).1.
+- by move=> i i_lt i_off; apply: (scattered_row qmP (do_at pP) i_lt i_off).
+- exact: (dbo_at pP).
+by move=> a a_lt a_off; left; apply: scattered_col (do_at pP) a_lt a_off.
+Qed.
+
+End Normed.
 
 Variables (rot rot' : nat -> vec A -> vec A) (scale scale' c : A -> A).
 Hypotheses (rotP : forall t, respects (lane d) (lane d') e (rot t) (rot' t)).
 Hypotheses (cP : homothety c) (scaleP : forall z, scale' (c z) = scale z).
 Hypothesis rot_c : forall t u k, rot t (fun k => c (u k)) k = c (rot t u k).
 
+Lemma dealt_grown p p' : attn_dealt c id p p' -> attn_grown d d' ed hm e c id id id id p p'.
+Proof.
+move=> pP; apply: (normed_grown cP _ pP) => // [x q' q qP h h_lt|x k' k kP h h_lt i i_lt].
+  exact: head_padded qP.
+exact: head_copied kP.
+Qed.
+
 (** MAIN 4 attention_dealt: Attention whose key/value heads are each repeated m
     times, and whose query heads are dealt out over the copies in shares that are
     padded (28 heads on 4 groups to 32 on 8), in one growth with every other axis,
     maps padded hidden states to padded hidden states. *)
-Theorem attention_dealt p p' x x' : attn_dealt c p p' ->
+Theorem attention_dealt p p' x x' : attn_dealt c id p p' ->
   (forall t, t < T -> padded D D' ed (x t) (x' t)) -> forall t, t < T ->
   padded D D' ed (attention softmax mask T d rot scale id id p x t)
                  (attention softmax mask T d' rot' scale' id id p' x' t).
 Proof.
-move=> pP xP; have P := free_grown edP cP (dealt_free pP).
+move=> /dealt_grown P xP.
 exact (attention_grown softmax mask edP hmP eP rotP cP scaleP rot_c P xP).
 Qed.
 

@@ -51,7 +51,7 @@ move=> h_lt k_lt; have K_gt0 := leq_ltn_trans (leq0n _) k_lt.
 by rewrite /old_head divnMDl // divn_small // addn0 img_at.
 Qed.
 
-Lemma refilled_free p p' z : attn_scattered d d' ed e c id p p' ->
+Lemma refilled_free p p' z : attn_scattered d d' ed e c p p' ->
   attn_free d d' ed hm e c p (attn_refilled p' z).
 Proof.
 move=> pP; have F := scattered_free grp_le rep_le edP eP pP;
@@ -81,7 +81,7 @@ Qed.
 (** MAIN 9 attention_trainable: Whatever values the free entries of q, k and v
     take (rows of new heads and groups, new lanes of k and v, columns on new
     residual lanes), attention still returns the old output, padded. *)
-Theorem attention_trainable p p' z x x' : attn_scattered d d' ed e c id p p' ->
+Theorem attention_trainable p p' z x x' : attn_scattered d d' ed e c p p' ->
   (forall t, t < T -> padded (hid d) (hid d') ed (x t) (x' t)) ->
   forall t, t < T ->
   padded (hid d) (hid d') ed (attention softmax mask T d rot scale id id p x t)

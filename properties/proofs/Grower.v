@@ -74,7 +74,7 @@ Definition grow_mlp (p : mlp_weights A) : mlp_weights A := MlpWeights
   (scatter F D id id (wg p)) (pad F id (bg p)) (scatter F D id id (wu p)) (pad F id (bu p))
   (scatter D F id id (wd p)) (pad D id (bd p)).
 
-Lemma grow_attn_scattered p : attn_scattered d d' id e c id p (grow_attn p).
+Lemma grow_attn_scattered p : attn_scattered d d' id e c p (grow_attn p).
 Proof. by split; try exact: pad_padded; apply: scatterP. Qed.
 
 Lemma grow_mlp_scattered p : mlp_scattered D D' F F' id id p (grow_mlp p).
@@ -114,7 +114,7 @@ Hypothesis P_sum : forall x y, P x -> P y -> P (fun i => x i +. y i).
 Definition norm_written (w w' : N) := norm_grown P id m m' (norm w) (norm' w').
 Definition written (l l' : weights A N) :=
   [/\ norm_written (norm1 l) (norm1 l'), norm_written (norm2 l) (norm2 l'),
-      attn_scattered d d' id e c id (attw l) (attw l')
+      attn_scattered d d' id e c (attw l) (attw l')
     & mlp_scattered D D' F F' id id (mlpw l) (mlpw l')].
 
 Lemma written_is_growth :
