@@ -139,3 +139,13 @@ def test_what_is_annotated() -> None:
     assert (
         json.loads(report.badge(True, book.run.score))["message"] == "violates lossless"
     )
+
+
+def test_a_scheduled_job_tries_the_newest_releases() -> None:
+    """It runs the script that .ci/run runs, and no other."""
+    job = yaml.safe_load((ROOT / ".github/workflows/newest.yml").read_text())
+    steps = job["jobs"]["newest"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/newest"]
+    assert job[True]["schedule"]  # YAML reads `on` as a truth value
+    assert os.access(ROOT / ".ci/newest", os.X_OK)
+    assert "\n  .ci/newest\n" in (ROOT / ".ci/run").read_text()
