@@ -313,8 +313,8 @@ def grow(
     model: a transformers causal LM of a family in `growproof.families`, any dtype and
     device; it is not modified, and shares no memory with the result.
     target: transformers config names to sizes: hidden_size, intermediate_size,
-    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size. A
-    missing name keeps its size.
+    num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size, and
+    of a Qwen3-MoE moe_intermediate_size. A missing name keeps its size.
     policies, or options by their names (norm, fill, depth, rotary, spread, seed): see
     `Policies`.
     Raises GrowthError, before anything is built, for what cannot be done exactly.
