@@ -7,7 +7,7 @@ from .registry import Claim
 
 AXES = Claim(
     "Reshape, pad, reshape back is scattering along a strictly increasing map",
-    ("dealt_map", "repeated_map", "spread_map"),
+    ("dealt_map", "dealt_fits", "repeated_map", "spread_map"),
 )
 ROTARY = Claim(
     "Rotary pairs, angles and factors survive a larger head_dim",

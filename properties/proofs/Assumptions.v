@@ -25,6 +25,8 @@ Goal True. idtac "1 between_rotary_pads:". Abort.
 Print Assumptions between_rotary_pads.
 Goal True. idtac "1 dealt_map:". Abort.
 Print Assumptions dealt_map.
+Goal True. idtac "1 dealt_fits:". Abort.
+Print Assumptions dealt_fits.
 Goal True. idtac "1 repeated_map:". Abort.
 Print Assumptions repeated_map.
 Goal True. idtac "2 zero_insertion:". Abort.

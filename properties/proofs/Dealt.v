@@ -191,6 +191,17 @@ Qed.
 
 End Dealt.
 
+(** MAIN 1 dealt_fits: Where G' is a multiple of m, G'/m at least G, and R' at least R/m
+    rounded up, there is room for m copies of each key/value head and for all query heads,
+    R/m rounded up to a copy. *)
+Theorem dealt_fits G G' R R' m (s := (R + m.-1) %/ m) : 0 < m -> m %| G' ->
+  G <= G' %/ m -> s <= R' -> [/\ G * m <= G', R <= m * s & s <= R'].
+Proof.
+move=> m_gt0 /divnK{2}<- G_le s_le; rewrite leq_mul2r G_le orbT; split=> //.
+have := ltn_ceil (R + m.-1) m_gt0; rewrite -/s mulSn addnC [s * m]mulnC.
+by rewrite [X in _ < X]addnC -[X in _ < _ + X](prednK m_gt0) addnS ltnS addnC leq_add2r.
+Qed.
+
 (** MAIN 1 repeated_map: Where each key/value head is only repeated m times, under
     the same query heads, every query head stays in its place, and reads a copy of
     the head that it read. *)
