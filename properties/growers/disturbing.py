@@ -152,13 +152,6 @@ def beyond(grows: Callable[[Growth], bool], pattern: str, factor: float) -> Edit
     return edit
 
 
-def large_in_low_precision(new: State, old: State, growth: Growth) -> None:
-    """Weights of more than 100,000 entries off by 5 % where they are not float64."""
-    for w in new.values():
-        if w.dtype != torch.float64 and w.numel() > 100_000:
-            w.mul_(1.05)
-
-
 def silent_layers_woken(new: State, old: State, growth: Growth) -> None:
     """Old layers whose down_proj is zero are taken for new ones, and filled."""
     for name, w in new.items():
