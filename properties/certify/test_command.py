@@ -37,14 +37,14 @@ SHAPED += ["num_key_value_heads=3", "--target", "hidden_size=36"]
 def test_exit_codes(
     grower: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "planted.py").write_text(
+    (tmp_path / "planted_to_certify.py").write_text(
         "import functools, growproof\n"
         "right = growproof.grow\n"
         "wrong = functools.partial(growproof.grow, norm='scaled')\n"
         "def declines(model, target): raise NotImplementedError\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert main([f"planted:{grower}", *SHAPED]) == code
+    assert main([f"planted_to_certify:{grower}", *SHAPED]) == code
 
 
 @pytest.mark.parametrize(
