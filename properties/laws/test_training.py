@@ -6,7 +6,7 @@ from growproof.decoder import Decoder
 from growproof.rounding import Responses, unit_roundoff
 from growproof.scatter import place, take
 from growproof.table import Row, pairs, parameters
-from hypothesis import assume, given
+from hypothesis import given
 
 from . import claims
 from .checks import close, plain
@@ -128,7 +128,8 @@ def test_new_parameters_train(grower, case: Case) -> None:
     layer. The share of the new parameters that move is reported.
     """
     grown = grow(case, grower)
-    assume(grown.old_state["embed.weight"][case.ids].any(-1).all())  # 0 moves nothing
+    if not grown.old_state["embed.weight"][case.ids].any(-1).all():
+        return  # a token that is zero moves nothing
     found = gradients(grown.decoder, grown.state, case.ids)
     moving = total = 0
     stuck: dict[str, torch.Tensor] = {}  # where -> whether each lane is new and still
