@@ -73,21 +73,13 @@ def test_source_is_untouched(grower, case: Case, training: bool) -> None:
         assert before[2:] == after[2:], "the source's mode or requires_grad was changed"
 
 
-def mutable(x: Any, where: str) -> Iterator[tuple[int, str]]:
-    """(identity, place) of every list and dict in x."""
-    if isinstance(x, list | dict):
+def inside(x: Any, kinds: Any, where: str = "") -> Iterator[tuple[int, str]]:
+    """(identity, place) of everything of these kinds in lists, tuples and dicts."""
+    if isinstance(x, kinds):
         yield id(x), where
+    if isinstance(x, list | tuple | dict):
         for name, value in x.items() if isinstance(x, dict) else enumerate(x):
-            yield from mutable(value, f"{where}.{name}".lstrip("."))
-
-
-def inside(x: Any, where: str) -> Iterator[tuple[int, str]]:
-    """(identity, place) of every module in lists, tuples and dicts."""
-    if isinstance(x, torch.nn.Module):
-        yield id(x), where
-    elif isinstance(x, list | tuple | dict):
-        for name, value in x.items() if isinstance(x, dict) else enumerate(x):
-            yield from inside(value, f"{where}.{name}")
+            yield from inside(value, kinds, f"{where}.{name}".lstrip("."))
 
 
 @law(hygiene, claim=claims.HYGIENE, version=3)
@@ -121,13 +113,12 @@ def test_nothing_is_shared(grower, case: Case) -> None:
     assert not one, "generation_config is one object in both models"
     for name in ("config", "generation_config"):
         one, two = (vars(getattr(m, name)) for m in (grown.source, grown.model))
-        theirs = dict(mutable(one, ""))
-        for at, where in mutable(two, ""):
+        theirs = dict(inside(one, list | dict))
+        for at, where in inside(two, list | dict):
             assert at not in theirs, f"the two models' {name} share {where}"
     held = {id(m) for m in grown.source.modules()}
     for name, module in grown.model.named_modules():
-        for at, where in inside({**vars(module)}, name):
-            where = where.lstrip(".")
+        for at, where in inside(vars(module), torch.nn.Module, name):
             assert at not in held, (
                 f"{where} is a module of the source: it is kept alive"
             )

@@ -117,10 +117,9 @@ def written(
 
     coded = is_quantised(options.source)
     growth = (written_codes if coded else written_weights)(options, target, policies)
-    kinds = growth.old.kinds
+    sparse = {kind.sparse for kind in growth.old.kinds}
+    left_out = {n for n, s in (("mlp", False), ("expert_mlp", True)) if s not in sparse}
     fields = FIELDS | {"expert_mlp": "MLP of an expert"}
-    left_out = {"mlp"} if all(kind.sparse for kind in kinds) else set[str]()
-    left_out |= set() if any(kind.sparse for kind in kinds) else {"expert_mlp"}
     for field, name in ((f, n) for f, n in fields.items() if f not in left_out):
         before, after = getattr(growth.old, field), getattr(growth.new, field)
         arrow = f" → {after:,}" if after != before else ""
