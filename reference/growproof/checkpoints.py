@@ -33,6 +33,7 @@ from growproof.models import (
     decoder_of,
     model_class,
     plan_model,
+    refuse_idle,
 )
 from growproof.optimizer import grow_optimizer
 from growproof.optimizer import load as read_optimizer
@@ -99,6 +100,7 @@ def grow_checkpoint(
     with opened(source, scratch=destination.absolute().parent) as directory:
         config = read_config(directory)
         reading.generation_fields(directory)
+        refuse_idle(config, target)
         growth = plan_model(config, target, policies)
         before = located(directory, config)
         moments = optimizer and grow_optimizer(

@@ -35,7 +35,6 @@ def grow(options: argparse.Namespace) -> int:
     if not target and not options.dtype and not options.depth.startswith("every:"):
         raise ValueError("nothing to grow: give at least one size, see grow --help")
     policies = policies_of(options, depth=options.depth, spread=options.spread)
-    refuse_idle(config_of(options.source), target)
     written(options, target, policies)
     print("now see for yourself:")
     print(f"growproof verify {options.source} {options.destination}")
@@ -80,23 +79,6 @@ def config_of(source: Path) -> Any:
     from growproof.quantised import is_quantised, plain_config
 
     return plain_config(source)[0] if is_quantised(source) else config_at(source)
-
-
-def refuse_idle(config: Any, target: Mapping[str, int]) -> None:
-    """Raise GrowthError for a size that no tensor of the model has."""
-    from growproof.decoder import GrowthError
-    from growproof.families import family_of
-    from growproof.models import decoder_of
-
-    kinds, sizes = decoder_of(config).kinds, family_of(config).sizes
-    for field, sparse in (("mlp", False), ("expert_mlp", True)):
-        name, other = sizes.get(field), sizes.get("mlp" if sparse else "expert_mlp")
-        used = any(kind.sparse is sparse for kind in kinds)
-        if name in target and name != other and not used:
-            raise GrowthError(
-                f"no layer of this {config.model_type} has an MLP of {name}: "
-                f"grow {other}, or leave it out"
-            )
 
 
 def policies_of(options: argparse.Namespace, **more: Any) -> "Policies":

@@ -263,6 +263,19 @@ def plan_model(
     return growth
 
 
+def refuse_idle(config: Any, target: Mapping[str, int]) -> None:
+    """Raise GrowthError for a width that no layer of the model has."""
+    kinds, sizes = decoder_of(config).kinds, family_of(config).sizes
+    for field, sparse in (("mlp", False), ("expert_mlp", True)):
+        name, other = sizes.get(field), sizes.get("mlp" if sparse else "expert_mlp")
+        used = any(kind.sparse is sparse for kind in kinds)
+        if name in target and name != other and not used:
+            raise GrowthError(
+                f"no layer of this {config.model_type} has an MLP of {name}: "
+                f"grow {other}, or leave it out"
+            )
+
+
 def fit_model(
     config: Any, wanted: Wanted, policies: Policies | None = None
 ) -> tuple[Plan, dict[str, int]]:

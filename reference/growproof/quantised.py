@@ -33,7 +33,13 @@ from growproof.decoder import Decoder, GrowthError
 from growproof.families import family_of
 from growproof.family import Family, Home
 from growproof.growth import Growth, Policies
-from growproof.models import config_class, config_of, decoder_of, plan_model
+from growproof.models import (
+    config_class,
+    config_of,
+    decoder_of,
+    plan_model,
+    refuse_idle,
+)
 from growproof.padding import Grown, sibling
 from growproof.replacing import replacing
 from growproof.scatter import place, sheet_row
@@ -209,6 +215,7 @@ def planned(
     old: Quantised, target: Mapping[str, int], policies: Policies | None
 ) -> Growth:
     """The growth. Raises GrowthError where it cannot be done to codes."""
+    refuse_idle(old.config, target)
     growth = plan_model(old.config, target, policies)
     if growth.policies.fill != "zeros":
         raise GrowthError(
