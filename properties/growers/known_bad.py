@@ -243,11 +243,11 @@ def joined_at_the_end(new: State, old: State, growth: Growth) -> None:
         if not on(r"(expert_)?gate\.weight", name) or name not in old:
             continue
         up, n = new[name.replace("gate.", "up.")], old[name].shape[-2]
-        rows = torch.cat((gate.narrow(-2, 0, n), up.narrow(-2, 0, n)), -2).clone()
-        for part in (gate, up):
-            here, rows = rows.split((min(part.shape[-2], rows.shape[-2]),
-                                     max(0, rows.shape[-2] - part.shape[-2])), -2)  # fmt: skip
-            part.zero_().narrow(-2, 0, here.shape[-2]).copy_(here)
+        both = torch.zeros_like(torch.cat((gate, up), -2))
+        rows = torch.cat((gate.narrow(-2, 0, n), up.narrow(-2, 0, n)), -2)
+        both.narrow(-2, 0, 2 * n).copy_(rows)
+        gate.copy_(both.narrow(-2, 0, gate.shape[-2]))
+        up.copy_(both.narrow(-2, gate.shape[-2], gate.shape[-2]))
 
 
 def queries_by_head(new: State, old: State, growth: Growth) -> None:

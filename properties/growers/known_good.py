@@ -277,14 +277,23 @@ def planes_turned(model: Any, target: Mapping[str, int]) -> Any:
 def copied_blocks(model: Any, target: Mapping[str, int]) -> Any:
     """New layers are copies of the last old one whose o and down are zero (LLaMA-Pro)."""
     growth = plan_model(model.config, target)
-    state, last = grow_state(state_of(model), growth), growth.old.layers - 1
-    for name in list(state):
-        i = layer_of(name)
-        if i is not None and i > last and on("[qkv]|gate|up|attn_norm|mlp_norm", name):
-            like = template_of(name).format(layer=last)
-            if like in state:
-                state[name] = state[like].clone()
+    state = grow_state(state_of(model), growth)
+    like_the_last(state, growth, "[qkv]|gate|up|attn_norm|mlp_norm")
     return finish(model, growth, state)
+
+
+def like_the_last(state: State, growth: Growth, pattern: str) -> list[str]:
+    """Matching parameters of new layers are those of the last old one, in place.
+
+    Returns the names of all that new layers have.
+    """
+    last = growth.old.layers - 1
+    new = [n for n in state if (layer := layer_of(n)) is not None and layer > last]
+    for name in new:
+        like = template_of(name).format(layer=last)
+        if on(pattern, name) and like in state:
+            state[name] = state[like].clone()
+    return new
 
 
 def balanced(model: Any, target: Mapping[str, int]) -> Any:
@@ -328,17 +337,13 @@ def centred(model: Any, target: Mapping[str, int]) -> Any:
 def silent_by_readers(model: Any, target: Mapping[str, int]) -> Any:
     """New layers are copies in which v and up are zero: there is nothing to write."""
     growth = plan_model(model.config, target)
-    new = grow_state(state_of(model), growth)
-    last = f"layers.{growth.old.layers - 1}."
-    for name, w in new.items():
-        layer = layer_of(name)
-        if layer is None or layer < growth.old.layers:
-            continue
-        if not on(r"o\.bias|(expert_)?down\.bias", name):  # these write by themselves
-            w.copy_(new[name.replace(f"layers.{layer}.", last, 1)])
+    state = grow_state(state_of(model), growth)
+    # but for the biases of writers, which write by themselves
+    copied = r".*norm|[qk]|(expert_)?gate|router|(o|(expert_)?down)\.weight"
+    for name in like_the_last(state, growth, copied):
         if on("v|(expert_)?up", name):
-            w.zero_()
-    return finish(model, growth, new)
+            state[name].zero_()
+    return finish(model, growth, state)
 
 
 REFERENCE = Good(name="reference", says="growproof:grow itself", grow=growproof.grow,

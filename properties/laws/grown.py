@@ -201,11 +201,12 @@ class Grown:
         silent before is, of the silent ones in its place, the likest.
         """
         sides = (self.case.decoder, self.old_state), (self.decoder, self.state)
-        before, after = ([writes(*side, i) for i in range(side[0].layers)]
-                         for side in sides)  # fmt: skip
-        if sum(before) != sum(after):  # by another way than writers of zeros
-            before, after = ([adds(*side, i) for i in range(side[0].layers)]
-                             for side in sides)  # fmt: skip
+        for loud in (writes, adds):  # silent by zeros in the writers, or by another way
+            before, after = (
+                [loud(d, state, i) for i in range(d.layers)] for d, state in sides
+            )
+            if sum(before) == sum(after):
+                break
         if sum(before) != sum(after) or len(before) > len(after):
             raise Violation(
                 f"{sum(after)} layers add to the residual, expected the {sum(before)} "

@@ -58,7 +58,7 @@ def fit(options: argparse.Namespace) -> int:
         max_growth=options.max_growth,
     )
     policies = policies_of(options, spread=options.tp if options.spread else 1)
-    plan, target = fit_model(config_of(options.source), wanted, policies)
+    plan, target = fit_model(source_config(options.source), wanted, policies)
     if target and options.dry_run and is_quantised(options.source):
         rehearse(options.source, target, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
@@ -73,7 +73,7 @@ def fit(options: argparse.Namespace) -> int:
     return verify(options)
 
 
-def config_of(source: Path) -> Any:
+def source_config(source: Path) -> Any:
     """The config of a checkpoint; of a quantised one, as if it were not."""
     from growproof.checkpoints import config_at
     from growproof.quantised import is_quantised, plain_config

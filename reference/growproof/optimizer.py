@@ -265,11 +265,11 @@ def assembled(
 ) -> dict[str, Any]:
     """A state dict in torch's form, parameters numbered group by group, or by name."""
     numbers: dict[str, int | str] = {}
+    by_name = is_by_name(state)
     groups: list[dict[str, Any]] = []
     for group, own in zip(state["param_groups"], after, strict=True):
         first = len(numbers)
-        numbers |= {name: first + i for i, name in enumerate(own)}
-        numbers |= {name: name for name in own if is_by_name(state)}
+        numbers |= {n: n if by_name else first + i for i, n in enumerate(own)}
         fresh = {**group, "params": [numbers[name] for name in own]}
         groups.append(
             fresh | ({"param_names": [*own]} if "param_names" in group else {})

@@ -7,6 +7,7 @@ maps, and new ones decode to zero (`growproof.codes`). A growth that would multi
 sides are decoded, and every old weight must be the same and every new one zero.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from growproof.checkpoints import (
     weight_files,
     write_config,
 )
-from growproof.codes import Codes, format_of
+from growproof.codes import Codes, Format, format_of
 from growproof.decoder import Decoder, GrowthError
 from growproof.families import family_of
 from growproof.family import Family, Home
@@ -99,6 +100,11 @@ class Quantised:
             reading.refuse_quantised(name, stored[name])
         return found
 
+    @functools.cached_property
+    def format(self) -> Format:
+        """How its maps are stored."""
+        return format_of(self.said)
+
     def get(self, name: str) -> Tensor:
         """The stored tensor of that name."""
         return self.files[name].get_tensor(name)
@@ -115,7 +121,7 @@ class Quantised:
 
     def holds(self, weight: str) -> bool:
         """Whether the map with a weight of that name is quantised."""
-        return weight.removesuffix("weight") + format_of(self.said).mark in self.files
+        return weight.removesuffix("weight") + self.format.mark in self.files
 
     def says_nothing(self, name: str) -> bool:
         """Old extras: frequencies, masks, the zeros that AutoGPTQ keeps for a bias."""
@@ -133,7 +139,7 @@ class Quantised:
         """The codes of a quantised map. weight: the name that a plain one would have."""
         base = weight.removesuffix("weight")
         with reading.refused(f"{base}*", "tensors of one quantised map"):
-            found = format_of(self.said).read(lambda part: self.get(base + part))
+            found = self.format.read(lambda part: self.get(base + part))
         for what, x in (("code", found.codes), ("scale", found.scales)):
             if x.is_floating_point() and not x.float().isfinite().all():
                 raise reading.BadInput(
@@ -143,14 +149,14 @@ class Quantised:
 
     def weights(self) -> set[str]:
         """The names that the weights of quantised maps would have if they were plain."""
-        last = "." + format_of(self.said).mark
+        last = "." + self.format.mark
         return {
             f"{n.removesuffix(last)}.weight" for n in self.files if n.endswith(last)
         }
 
     def coded(self) -> set[str]:
         """The names of all tensors of quantised maps."""
-        suffixes = format_of(self.said).suffixes
+        suffixes = self.format.suffixes
         return {w.removesuffix("weight") + s for w in self.weights() for s in suffixes}
 
     def index(self) -> dict[str, Home]:
@@ -242,7 +248,7 @@ def grown(
     layers: only of the first ones, and of what belongs to none.
     """
     bigger = Grown(old.state(), growth)
-    write = format_of(old.said).write
+    write = old.format.write
     for template, stored, layer in old.family.in_order(growth.new, disk=True):
         if layer is not None and layers is not None and layer >= layers:
             continue

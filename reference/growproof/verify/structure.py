@@ -113,7 +113,7 @@ def same_format(old: Side, new: Side) -> Check:
         before, after = (coverage(codes) for codes in (old.codes, new.codes))
         wrong += [
             f"{name} is quantised in one of the two only, or in part"
-            for name in before.keys() & after.keys()
+            for name in sorted(before.keys() & after.keys())
             if before[name] != after[name]
         ]
     if wrong:
