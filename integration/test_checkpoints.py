@@ -15,6 +15,7 @@ from growproof import checkpoints, grow
 from growproof.checkpoints import grow_checkpoint
 from growproof.cli import main
 from growproof.decoder import GrowthError
+from growproof.families import FAMILIES
 from growproof.growth import Policies
 from growproof.verify import verify
 from safetensors.torch import save_file
@@ -28,6 +29,7 @@ from .small import (
     contents,
     flags,
     llama,
+    of_family,
     saved,
     stablelm,
     stored,
@@ -278,3 +280,19 @@ def test_what_is_scaled_past_float16_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "grown").exists()
     with pytest.raises(GrowthError, match="multiplies it"):
         grow(model, {"head_dim": 16})
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "qk_layernorm"])
+def test_each_parameter_has_memory_of_its_own(family: str) -> None:
+    """Also where one canonical tensor holds the norms of all heads."""
+    normed = family == "qk_layernorm"
+    model = (
+        stablelm(qk_layernorm=True, num_key_value_heads=2)
+        if normed
+        else of_family(family)
+    )
+    grown = grow(model, {"num_hidden_layers": 3})
+    sizes = [p.nbytes for p in grown.parameters()]
+    assert [p.untyped_storage().nbytes() for p in grown.parameters()] == sizes
+    places = {p.untyped_storage().data_ptr() for p in grown.parameters()}
+    assert len(places) == len(sizes)

@@ -124,7 +124,8 @@ def build(config: Any, state: State) -> Any:
 
     Built on the meta device, so that nothing is initialised and then thrown away.
     """
-    stored = dict(family_of(config).write(state, decoder_of(config)))
+    found = family_of(config).write(state, decoder_of(config))
+    stored = {name: alone(x) for name, x in found}
     dtype = state["embed.weight"].dtype  # a state may make it when it is asked for
     with torch.device("meta"), no_init_weights(), built_in(dtype):
         model: Any = model_class(config)(config)
@@ -139,6 +140,11 @@ def build(config: Any, state: State) -> Any:
         )
     fill_buffers(model)
     return model
+
+
+def alone(x: Tensor) -> Tensor:
+    """x in memory of its own: one head's norm is a view of all heads'."""
+    return x if x.untyped_storage().nbytes() == x.nbytes else x.clone()
 
 
 @contextmanager
