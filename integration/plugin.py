@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,31 @@ def pytest_report_header(config: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories with a small Llama and a small StableLm, which all tests share."""
+    from .small import llama, saved, stablelm
+
+    at = tmp_path_factory.mktemp("models")
+    made = {"llama": llama, "stablelm": stablelm}
+    return {name: saved(make(), at / name) for name, make in made.items()}
+
+
+def unchanged(directory: Path) -> Iterator[Path]:
+    """Hand out a shared directory; fail the test that writes into it, not a later one."""
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    yield directory
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before, (
+        f"{directory} is shared by all tests: copy it to write into it"
+    )
+
+
+@pytest.fixture
+def source(small_models: dict[str, Path]) -> Iterator[Path]:
     """A directory with a small Llama, to be read only."""
-    from .small import llama, saved
-
-    return saved(llama(), tmp_path_factory.mktemp("models") / "llama")
+    yield from unchanged(small_models["llama"])
 
 
-@pytest.fixture(scope="session")
-def stablelm_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def stablelm_source(small_models: dict[str, Path]) -> Iterator[Path]:
     """A directory with a small StableLm, to be read only."""
-    from .small import saved, stablelm
-
-    return saved(stablelm(), tmp_path_factory.mktemp("models") / "stablelm")
+    yield from unchanged(small_models["stablelm"])

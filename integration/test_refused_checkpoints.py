@@ -283,6 +283,7 @@ def test_a_config_that_transformers_refuses_is_refused(tmp_path: Path) -> None:
 
 
 def test_code_is_not_taken_along(source: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(source, tmp_path / "source")
     (source / "tokenization_own.py").write_text("raise SystemExit")
     (source / "tokenizer_own.py").write_text("raise SystemExit")
     grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
