@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from . import warm
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the StableLm that the article's ladder grows, e.g. "
         "stabilityai/stablelm-2-1_6b, also $GROWPROOF_STABLELM (default: the shipped one)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In a run that is spread, what tests start is forked from one process."""
+    if os.environ.get(warm.VARIABLE):
+        sys.executable = f"{os.environ[warm.VARIABLE]}/python"
+    elif getattr(config.option, "numprocesses", None) and hasattr(os, "pidfd_open"):
+        stack = ExitStack()
+        stack.enter_context(warm.served())
+        config.add_cleanup(stack.close)
 
 
 def pytest_report_header(config: Any) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sh(script: str, folder: Path, *words: str, **more: str) -> Any:
     """A shell script in the project, with the commands of this environment."""
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
     return subprocess.run(
         ["bash", "-c", script, "growproof.sh", *words], cwd=folder,
         env=os.environ | {"PATH": path} | more, capture_output=True, text=True,

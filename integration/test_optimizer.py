@@ -223,8 +223,22 @@ def test_groups_are_kept() -> None:
         "model.layers.2.mlp.up_proj.weight"
         in by_names["param_groups"][0]["param_names"]
     )
-    state["param_groups"] = state["param_groups"][::-1]
-    with pytest.raises(GrowthError, match="give their names"):
+    matrices, vectors = state["param_groups"]
+    state["param_groups"] = [vectors, matrices]
+    turned = grow_optimizer(state, CONFIG, TARGET)
+    assert [len(g["params"]) for g in turned["param_groups"]] == counts[::-1]
+    some = {k: v for k, v in state["state"].items() if k in matrices["params"]}
+    alone = grow_optimizer(
+        {"state": some, "param_groups": [matrices]}, CONFIG, TARGET
+    )  # as Muon has them
+    assert [len(g["params"]) for g in alone["param_groups"]] == counts[:1]
+    name = by_names["param_groups"][0]["param_names"][3]
+    at = by_names["param_groups"][0]["params"][3]
+    for grown in (by_sizes, alone):
+        found = grown["state"][at]["exp_avg"]
+        assert torch.equal(found, by_names["state"][at]["exp_avg"]), name
+    state["param_groups"] = [matrices | {"params": matrices["params"][1:]}]
+    with pytest.raises(GrowthError, match=r"over model\.named_parameters"):
         grow_optimizer(state, CONFIG, TARGET)
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,7 +235,7 @@ def test_byte_counts() -> None:
 
 def test_the_command_line(source: Path, tmp_path: Path) -> None:
     """The installed command, in processes of its own: 0, 1 and 4, no traceback."""
-    command = Path(sys.executable).with_name("growproof")
+    command = Path(sysconfig.get_path("scripts")) / "growproof"
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         words = [str(command), *map(str, arguments)]

@@ -39,6 +39,28 @@ def labels(model: Any, ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     return model(ids, labels=ids).loss, loss_of(logits, ids)
 
 
+def labels_in_part(model: Any, ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss where a label of −100 says that a token is not asked for."""
+    asked = ids.masked_fill(torch.arange(ids.shape[1]) % 3 == 2, -100)
+    return model(ids, labels=asked).loss, loss_of(logits, asked)
+
+
+def tuples(model: Any, ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """A tuple instead of an object."""
+    out = model(ids, return_dict=False, use_cache=False)
+    assert isinstance(out, tuple), f"return_dict=False gives a {type(out).__name__}"
+    return out[0], logits
+
+
+def last_logits(model: Any, ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of the last token alone, where the model can be asked for them."""
+    if "logits_to_keep" not in inspect.signature(type(model).forward).parameters:
+        return logits, logits
+    out = model(ids, logits_to_keep=1).logits
+    assert out.shape[1] == 1, f"logits_to_keep=1 gives those of {out.shape[1]} tokens"
+    return out, logits[:, -1:]
+
+
 def embeds(model: Any, ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Embeddings instead of tokens."""
     return model(inputs_embeds=model.get_input_embeddings()(ids)).logits, logits
@@ -155,7 +177,7 @@ def plainly(ids: Tensor) -> dict[str, Any]:
 
 FORWARD: dict[str, Door] = {
     f.__name__: f
-    for f in (labels, embeds, position_ids, hidden_states, attentions, training,
+    for f in (labels, labels_in_part, tuples, last_logits, embeds, position_ids, hidden_states, attentions, training,
               checkpointing, cached)
 }  # fmt: skip
 DOORS = FORWARD | {f.__name__: f for f in (greedy, beams)}

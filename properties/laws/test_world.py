@@ -1,6 +1,9 @@
 """What a grower finds is as it was, and what it returns follows from what it was given."""
 
+import copy
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import torch
@@ -18,11 +21,11 @@ from .world import (
     changed,
     elsewhere,
     generators,
-    halved,
     handled,
     kept,
     source_stock,
     torch_stock,
+    trained_on,
     worn,
 )
 
@@ -89,12 +92,14 @@ def test_two_calls_agree(grower, case: Case, **state: Any) -> None:
     )
     same = not [*changed(bits(first), bits(between))]
     assert not (was_other and same), "another model's weights came back"
-    fresh = halved(other)
-    with torch.no_grad():
-        for p in other.parameters():
-            p.mul_(0.5)
+    fresh = copy.deepcopy(other)
+    for m in (fresh, other):
+        moved = trained_on(m, case.seed)
     new, stale = (grower(m, dict(case.target)) for m in (fresh, other))
     agree(new, stale, " (of a model that was trained on since it was grown)")
+    assert [*changed(bits(new), bits(between))], (
+        f"{moved} of the source was changed, and the result is the one from before"
+    )
     for each in and_opposite(**state):
         each["dtype"] = state["dtype"]
         source = worn(case, **each)
@@ -114,3 +119,19 @@ def test_the_first_call_is_like_any_other(grower) -> None:
         agree(
             first, grower(case.model(), dict(case.target)), " (the first and a later)"
         )
+
+
+@law(hygiene, claim=claims.HYGIENE)
+def test_it_lets_go(grower) -> None:
+    """Nothing holds the source when only the result is held, and then nothing the result."""
+    for case in smallest():
+        source = case.model()
+        grown = grower(source, dict(case.target))
+        held = weakref.ref(source)
+        del source
+        gc.collect()
+        assert held() is None, "the result, or the grower, holds on to the source"
+        held = weakref.ref(grown)
+        del grown
+        gc.collect()
+        assert held() is None, "the grower holds on to the model that it returned"

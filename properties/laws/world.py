@@ -82,6 +82,9 @@ def worn(
     if used:
         for name, value in OWN.items():
             setattr(model.config, name, value)
+        for name in SWITCHED:
+            if hasattr(model.config, name):
+                setattr(model.config, name, True)
         for name, value in model.config.to_dict().items():
             rates = (v for ending, v in RATES.items() if name.endswith(ending))
             if isinstance(value, float) and (rate := next(rates, None)):
@@ -114,10 +117,23 @@ def halved(model: Any) -> Any:
     return other
 
 
+def trained_on(model: Any, seed: int) -> str:
+    """Halve one parameter of the model, in place, that is not zero: its name."""
+    some = [name for name, p in model.named_parameters() if p.any()]
+    name = some[seed % len(some)]
+    with torch.no_grad():
+        model.get_parameter(name).mul_(0.5)
+    return name
+
+
 OWN: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
     "_name_or_path": "somebody/model", "note": "kept",
 }  # fmt: skip
+SWITCHED = (
+    "output_router_logits",
+    "output_hidden_states",
+)  # on, where a config has them
 RATES = {
     "dropout": 0.125, "drop": 0.125, "initializer_range": 0.017, "aux_loss_coef": 0.5,
     "jitter_noise": 0.25,
@@ -147,12 +163,16 @@ def back_to(path: str) -> None:
         os.chdir(path)
 
 
-KNOWN = dict(os.environ)  # pytest's own changes with each test
-
-
 def environment() -> dict[str, str]:
-    """The variables that were there at first and still are."""
-    return {k: os.environ[k] for k in KNOWN if k in os.environ and "PYTEST" not in k}
+    """The variables, but for pytest's own, which change with each test."""
+    return {k: v for k, v in os.environ.items() if "PYTEST" not in k}
+
+
+def put_environment(known: dict[str, str]) -> None:
+    """These variables, and no others."""
+    for name in environment().keys() - known.keys():
+        del os.environ[name]
+    os.environ.update(known)
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -193,21 +213,22 @@ def allow(kernels: tuple[bool, ...]) -> None:
     cuda.enable_cudnn_sdp(kernels[3])
 
 
-# torch keeps the hooks that every module runs in these dictionaries
+# torch keeps the hooks that every module and every optimizer runs in these dictionaries
 EVERY = {
     name: value
-    for name, value in vars(torch.nn.modules.module).items()
+    for home in (torch.nn.modules.module, sys.modules[torch.optim.Optimizer.__module__])
+    for name, value in vars(home).items()
     if name.startswith("_global") and isinstance(value, dict)
 }
 
 
 def hooks_of_all() -> dict[str, list[Any]]:
-    """The hooks that every module runs, by their kind."""
+    """The hooks that every module or optimizer runs, by their kind."""
     return {name: list(hooks.values()) for name, hooks in EVERY.items() if hooks}
 
 
 def hook_all(hooks: dict[str, list[Any]]) -> None:
-    """Only these, of the hooks that every module runs."""
+    """Only these, of the hooks that every module or optimizer runs."""
     for name, held in EVERY.items():
         for key in [k for k, hook in held.items() if hook not in hooks.get(name, [])]:
             del held[key]
@@ -259,16 +280,23 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "whether subnormal numbers are kept": (
         keeps_subnormals, lambda kept: torch.set_flush_denormal(not kept),
     ),
-    "the hooks of all modules": (hooks_of_all, hook_all),
+    "the hooks of all modules or optimizers": (hooks_of_all, hook_all),
     "transformers' verbosity": (logging.get_verbosity, logging.set_verbosity),
     "the current directory": (folder, back_to),
-    "an environment variable": (environment, os.environ.update),
+    "an environment variable": (environment, put_environment),
     "garbage collection": (
         gc.isenabled, lambda on: gc.enable() if on else gc.disable(),
     ),
     "the recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "the level that logging is disabled at": (
         lambda: root_logging.root.manager.disable, root_logging.disable,
+    ),
+    "the level of the root logger": (
+        lambda: root_logging.root.level, root_logging.root.setLevel,
+    ),
+    "whether torch uses oneDNN": (
+        lambda: torch.backends.mkldnn.enabled,
+        lambda on: setattr(torch.backends.mkldnn, "enabled", on),
     ),
     "what NumPy does about errors": (np.geterr, lambda how: np.seterr(**how)),
     "what SIGTERM and SIGINT do": (handlers, handle),
@@ -297,6 +325,7 @@ def source_stock(model: Any) -> Stock:
         "mode": {n: m.training for n, m in model.named_modules()},
         "hooks": {n: hooks_of(m) for n, m in model.named_modules()},
         "attributes": {n: sorted(vars(m)) for n, m in model.named_modules()},
+        "fields": {n: plain_fields(m) for n, m in model.named_modules()},
         "config": copy.deepcopy(told(model.config)),
         "attention implementation": model.config._attn_implementation,
         "generation config": copy.deepcopy(generation.to_dict())
@@ -311,10 +340,25 @@ def told(config: Any) -> dict[str, Any]:
     return {k: v for k, v in config.to_dict().items() if k not in filled}
 
 
+def plain_fields(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module keeps beside tensors and modules: sizes, rates, switches."""
+    return {
+        name: value for name, value in vars(module).items()
+        if isinstance(value, int | float | str | bool | tuple)
+        and not name.startswith("_") and "cached" not in name
+        and name != "gradient_checkpointing"
+    }  # fmt: skip
+
+
 def hooks_of(module: torch.nn.Module) -> int:
     """How many hooks a module and its parameters have."""
     own = sum(len(vars(module).get(name) or ()) for name in HOOKS)
-    return own + sum(len(p._backward_hooks or ()) for p in module.parameters(False))
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return own + sum(
+        len(getattr(p, name, None) or ())
+        for p in module.parameters(False)
+        for name in kinds
+    )
 
 
 def changed(before: Any, after: Any, what: str = "") -> Iterator[str]:

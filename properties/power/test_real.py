@@ -1,14 +1,19 @@
 """Faults that show at the sizes, in the states and in the places of real use alone."""
 
 import copy
+import functools
+import logging
+import os
 import re
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import growproof
 import pytest
 import torch
 from growproof.models import no_init_weights
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import LlamaForCausalLM
 
 from ..errors.ledger import recording
@@ -17,7 +22,7 @@ from ..laws.domain import CORE, DOMAIN
 from ..laws.registry import items
 
 COMMUTES = "test_real_sizes_commute_with_rounding"
-Change = Callable[[Any, Any], None]  # of the grown model, seeing the source
+Change = Callable[[Any, Any], object]  # of the grown model, seeing the source
 LOUDER = 1.01
 Q = re.compile(r"(q_proj|c_attn|qkv_proj|query_key_value)\.weight")
 
@@ -83,7 +88,88 @@ def end_lost(grown: Any, source: Any) -> None:
         layer.mlp.gate_proj.weight.data.view(-1)[2**22 :] = 0
 
 
+def narrow_and(when: Callable[[Any, Any], bool]) -> Change:
+    """q off where a model that is not in float64 is so."""
+
+    def change(grown: Any, source: Any) -> None:
+        if source.dtype != torch.float64 and when(source.config, source):
+            grown.model.layers[0].self_attn.q_proj.weight.data.mul_(1.5)
+
+    return change
+
+
+def last_layers_trained(grown: Any, source: Any) -> None:
+    """As by a pattern for names that takes layers of one digit."""
+    for name, p in grown.named_parameters():
+        if re.search(r"layers\.\d\d", name):
+            p.requires_grad_(True)
+
+
+def buffers_cast(grown: Any, source: Any) -> None:
+    """As .bfloat16() does it."""
+    for b in grown.buffers():
+        b.data = b.data.to(source.dtype)
+
+
+def gradients_dropped(grown: Any, source: Any) -> None:
+    """A model that never trains."""
+    for p in grown.parameters():
+        if p.requires_grad:
+            p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+
+
+def head_without_gradient(grown: Any, source: Any) -> None:
+    """The same logits, and no gradient for what makes them."""
+    head = grown.lm_head
+    head.forward = lambda x: torch.nn.functional.linear(x, head.weight.detach())
+
+
+def wrapped(**changes: Callable[[Any], Any]) -> Change:
+    """A forward that changes what it is told."""
+
+    def change(grown: Any, source: Any) -> None:
+        run = grown.forward
+
+        @functools.wraps(run)
+        def forward(*words: Any, **told: Any) -> Any:
+            given = {k: changes[k](x) for k, x in told.items() if k in changes}
+            given = {k: x for k, x in given.items() if x is not None}
+            kept = {k: x for k, x in told.items() if k not in changes}
+            return run(*words, **kept, **given)
+
+        grown.forward = forward
+
+    return change
+
+
+def renumbered(source: Any) -> None:
+    """As where layers are moved over from the source."""
+    for layer in source.model.layers:
+        layer.self_attn.layer_idx = -1
+
+
+def with_its_gradients(grown: Any, source: Any) -> None:
+    """Those of parameters that did not grow."""
+    old = dict(source.named_parameters())
+    for name, p in grown.named_parameters():
+        if name in old and old[name].grad is not None and old[name].shape == p.shape:
+            p.grad = old[name].grad.clone()
+
+
+def with_its_strides(grown: Any, source: Any) -> None:
+    """As clone() keeps them."""
+    old = dict(source.named_parameters())
+    for name, p in grown.named_parameters():
+        if name in old and p.ndim == 2 and not old[name].is_contiguous():
+            p.data = p.data.T.contiguous().T
+
+
+CACHE: list[Any] = []
 REAL = "test_real_sizes_are_lossless"
+STATES = "test_real_sizes_are_grown_in_any_state"
+MADE = "test_it_is_as_one_that_was_made_of_its_config"
+DOORS = "test_every_door_leads_to_one_function"
+WORLD = "test_the_world_is_left_as_it_was"
 PUBLISHED = "test_constants_of_published_models_are_heeded"
 FAULTS: dict[str, tuple[str, Change]] = {
     "head_dim 64": (f"{REAL}[head_dim_64]", louder(lambda a, b: head_dim(a) == 64)),
@@ -136,11 +222,63 @@ FAULTS: dict[str, tuple[str, Change]] = {
         louder(lambda a, b: a.rope_parameters["rope_type"] == "yarn"),
     ),
     "frozen by layers": ("test_dtype_device_and_mode", frozen_alike),
-    "in_features": ("test_it_is_as_one_that_was_made_of_its_config", sizes_stale),
-    "dropout": ("test_it_is_as_one_that_was_made_of_its_config", dropout_lost),
-    "large weights in bf16": (f"{COMMUTES}[mlp_16390]", large_ones_off),
-    "wide rows in bf16": (f"{COMMUTES}[hidden_576]", large_ones_off),
-    "activation": ("test_it_is_as_one_that_was_made_of_its_config", activation_by_hand),
+    "in_features": (MADE, sizes_stale),
+    "dropout": (MADE, dropout_lost),
+    "large weights in bf16": (f"{COMMUTES}[bfloat16]", large_ones_off),
+    "large weights in fp16": (f"{COMMUTES}[float16]", large_ones_off),
+    "rows of 640 in fp16": (
+        f"{COMMUTES}[float16]", narrow_and(lambda c, m: c.hidden_size > 600),
+    ),
+    "ten layers in bf16": (
+        f"{COMMUTES}[bfloat16]", narrow_and(lambda c, m: c.num_hidden_layers > 9),
+    ),
+    "ε of 1e-8 in fp16": (
+        f"{COMMUTES}[float16]", narrow_and(lambda c, m: c.rms_norm_eps <= 1e-8),
+    ),
+    "outliers in float32": (
+        f"{COMMUTES}[float32]",
+        narrow_and(lambda c, m: max(float(p.detach().abs().max()) for p in m.parameters()) > 8),
+    ),
+    "128 heads": (f"{REAL}[heads_128]", louder(lambda a, b: b.num_attention_heads > 64)),
+    "32 key/value heads": (
+        f"{REAL}[groups_32]", louder(lambda a, b: a.num_key_value_heads > 12),
+    ),
+    "80 layers": (f"{REAL}[layers_80]", louder(lambda a, b: a.num_hidden_layers > 40)),
+    "hidden 4096": (f"{REAL}[hidden_4096]", louder(lambda a, b: a.hidden_size > 4000)),
+    "deep and wide": (
+        f"{REAL}[deep_and_wide]",
+        louder(lambda a, b: a.hidden_size > 512 and a.num_hidden_layers > 2),
+    ),
+    "tied and wide": (
+        f"{REAL}[tied]", louder(lambda a, b: a.tie_word_embeddings and a.vocab_size > 999),
+    ),
+    "layers of two digits frozen": (f"{STATES}[layers_12]", last_layers_trained),
+    "training mode at twelve layers": (
+        f"{STATES}[layers_12]",
+        lambda new, old: louder(
+            lambda a, b: old.training and a.num_hidden_layers > 3)(new, old),
+    ),
+    "frequencies in bf16": ("test_dtype_device_and_mode", buffers_cast),
+    "hooks on gradients": (MADE, gradients_dropped),
+    "a forward of its own": (MADE, head_without_gradient),
+    "labels of −100": (DOORS, wrapped(labels=lambda x: x.clamp(min=0))),
+    "return_dict": (DOORS, wrapped(return_dict=lambda x: None)),
+    "logits_to_keep": (DOORS, wrapped(logits_to_keep=lambda x: 0)),
+    "the source's layer_idx": (WORLD, lambda new, old: renumbered(old)),
+    "a variable added": (WORLD, lambda new, old: os.environ.update(LEFT_BY_GROWER="1")),
+    "the root logger": (WORLD, lambda new, old: logging.getLogger().setLevel("DEBUG")),
+    "hooks of optimizers": (
+        WORLD, lambda new, old: register_optimizer_step_post_hook(lambda *_: None),
+    ),
+    "a cache of models": ("test_it_lets_go", lambda new, old: CACHE.append(new)),
+    "a cache of sources": ("test_it_lets_go", lambda new, old: CACHE.append(old)),
+    "a note of the source": (
+        "test_it_lets_go",
+        lambda new, old: setattr(new, "history", SimpleNamespace(source=old)),
+    ),
+    "gradients of the source": ("test_nothing_is_shared", with_its_gradients),
+    "strides of the source": ("test_nothing_is_shared", with_its_strides),
+    "activation": (MADE, activation_by_hand),
     "buffers": ("test_nothing_is_shared", buffers_shared),
 }  # fmt: skip
 
@@ -168,6 +306,21 @@ def test_a_fault_of_real_use_is_rejected(name: str) -> None:
 
     with pytest.raises(AssertionError):
         items()[law].judge(Grower(name, grow))
+
+
+def test_a_memo_by_the_embedding_is_found() -> None:
+    """Two models of the same config and embedding, of which one result is given for both."""
+    made: dict[tuple[bytes, str], Any] = {}
+
+    def grow(model: Any, target: Any) -> Any:
+        grown = growproof.grow(model, dict(target))
+        weights = model.get_input_embeddings().weight.detach().float().numpy().tobytes()
+        first = made.setdefault((weights, str(target)), grown.state_dict())
+        grown.load_state_dict(first)
+        return grown
+
+    with pytest.raises(AssertionError, match="was changed, and the result is the one"):
+        items()["test_two_calls_agree"].judge(Grower("memo", grow))
 
 
 def test_a_memo_is_stale_once_the_model_was_trained() -> None:

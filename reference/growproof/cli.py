@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,9 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"growproof: {error}", file=sys.stderr)
         return USAGE
+    except MemoryError as error:
+        print(f"growproof: out of memory {error}".strip(), file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         print("growproof: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:  # 1 would be a verdict
+        traceback.print_exc()
+        said = f"an error of its own, and no verdict ({type(error).__name__})"
+        print(f"growproof: {said}", file=sys.stderr)
+        return USAGE
 
 
 def parser() -> Parser:

@@ -194,6 +194,19 @@ class Family:
                 "choose other sizes"
             )
 
+    def refuse_undeclared(self, asked: Asked) -> None:
+        """Raise GrowthError for a field that transformers reads though no class says so."""
+        config, known = asked.config, {*asked.seen}
+        if self.tied_head_dim:  # whatever the field says
+            known.discard("head_dim")
+        for name in UNDECLARED.keys() - defaults(config.__class__).keys() - known:
+            got, harmless = getattr(config, name, None), UNDECLARED[name]
+            if got is not None and got != harmless(config):
+                raise GrowthError(
+                    f"a {self.model_type} has no {name}, and transformers reads that of "
+                    f"{reprlib.repr(got)} all the same: take it out of the config"
+                )
+
     def refuse_unknown(self, asked: Asked) -> None:
         """Raise GrowthError for a config field that no line of the table has read."""
         config = asked.config
@@ -202,6 +215,7 @@ class Family:
                 "the weights are quantised (quantization_config), and a code times a "
                 "scale is not a code: grow the model before it is quantised"
             )
+        self.refuse_undeclared(asked)
         known = asked.seen | {*self.sizes.values(), *self.writes}
         if self.partial:  # a copy of the rope parameters' own: see `rotary`
             known |= {"partial_rotary_factor"}
@@ -298,7 +312,12 @@ class Family:
                 )
             numbers = [int(n) for n in re.findall(NUMBER, name)]
             layer = numbers.pop(0) if "{layer}" in template else None
-            found[template, layer].append((numbers[0] if numbers else 0, name))
+            number = numbers[0] if numbers else 0
+            if twice := [n for i, n in found[template, layer] if i == number]:
+                raise GrowthError(
+                    f"{twice[0]} and {name} are one parameter, stored twice"
+                )
+            found[template, layer].append((number, name))
         return {key: [n for _, n in sorted(pieces)] for key, pieces in found.items()}
 
     def size_of(self, part: str, d: Decoder) -> list[int]:
@@ -382,11 +401,27 @@ def grown_list(values: Sequence[Any], growth: Growth) -> list[Any]:
     return [values[i] for i in layers_before(growth)]
 
 
+# what transformers reads of any config, declared by its class or not → what changes nothing
+UNDECLARED: dict[str, Callable[[Any], Any]] = {
+    "is_causal": lambda c: True,
+    "sliding_window": lambda c: None,
+    "attention_chunk_size": lambda c: None,
+    "layer_types": lambda c: ["full_attention"] * c.num_hidden_layers,
+    "head_dim": lambda c: c.hidden_size // c.num_attention_heads,
+    "transformers_weights": lambda c: None,
+}
+
+
+@functools.cache
+def defaults(config_class: Any) -> dict[str, Any]:
+    """The fields that a config's class declares, and their values where none is said."""
+    return config_class().to_dict()
+
+
 @functools.cache
 def switches(config_class: Any) -> dict[str, Any]:
     """The fields of a family's own that may change what it computes, and their defaults."""
     from transformers import PretrainedConfig
 
-    common = PretrainedConfig().to_dict()
-    own = config_class().to_dict()
+    common, own = defaults(PretrainedConfig), defaults(config_class)
     return {n: v for n, v in own.items() if n not in common and not INERT.fullmatch(n)}

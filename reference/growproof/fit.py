@@ -16,6 +16,7 @@ from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth
 from growproof.table import names, rows, size
 
+MOST = 2**16  # ranks, lanes, or what a size is a multiple of
 SAID = {
     "hidden": "hidden size", "heads": "query heads", "groups": "key/value heads",
     "head_dim": "head_dim", "mlp": "MLP", "expert_mlp": "MLP of an expert",
@@ -49,6 +50,9 @@ class Wanted:
                 raise GrowthError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
+        largest = max(self.ranks, self.block, self.vocab_multiple, *self.head_dims, 1)
+        if largest > MOST:
+            raise GrowthError(f"{largest:,} is asked for, expected {MOST:,} at most")
         if self.max_growth is not None and not 1 <= self.max_growth < inf:
             raise GrowthError(
                 f"max_growth must be a finite number from 1 on, got {self.max_growth}"

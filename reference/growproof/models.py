@@ -19,7 +19,7 @@ from growproof.family import SIZES, Family
 from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, plan
 from growproof.padding import State, grow_state, shrink_state
-from growproof.reading import refused
+from growproof.reading import MOST_SIZE, most_of, refused
 from growproof.rotary import refuse_frequencies
 from growproof.vocabulary import suppressed
 
@@ -220,6 +220,8 @@ def sizes_of(config: Any, target: Mapping[str, int]) -> dict[str, int]:
         if not fields:
             known = sorted({*family.sizes.values(), *SIZES.values()})
             raise GrowthError(f"cannot grow {name}: only {', '.join(known)}")
+        if value > (most := most_of(name, MOST_SIZE)):
+            raise GrowthError(f"{name} is {value:,}, expected {most:,} at most")
         found |= dict.fromkeys(fields, value)
     if family.tied_head_dim:
         return with_head_dim(family.model_type, config, found)

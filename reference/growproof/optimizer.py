@@ -63,7 +63,8 @@ def grow_optimizer(
     `torch.distributed.checkpoint.state_dict.get_optimizer_state_dict` has it; the result
     is so too. target, policies, options: as for `grow`. names: of
     the parameters, group by group, where the state has no param_names and the groups are
-    neither all in order nor matrices before vectors (as transformers' Trainer has them).
+    neither all in order nor matrices and vectors apart (as transformers' Trainer has
+    them) nor matrices alone (as Muon has them).
     The result is for an optimizer over the same groups of the grown model's parameters,
     each in the order of `named_parameters`.
     Raises GrowthError for a growth whose moments cannot be derived, and for a state that
@@ -162,13 +163,17 @@ def named(state: Mapping[str, Any], model: nn.Module) -> Names:
     sizes = {name: p.shape for name, p in model.named_parameters()}
     matrices = [name for name, size in sizes.items() if len(size) > 1]
     vectors = [name for name, size in sizes.items() if len(size) < 2]
-    for guess in ([[*sizes]], [matrices, vectors]):
+    for guess in (
+        [[*sizes]], [matrices, vectors], [vectors, matrices], [matrices],
+    ):  # fmt: skip
         if fits(state, guess, sizes):
             return guess
     raise GrowthError(
         f"the optimizer has groups of {[len(g['params']) for g in groups]} parameters "
         "without param_names, and they are neither all of the model's in order nor its "
-        "matrices and then its vectors: give their names"
+        "matrices and its vectors apart, nor its matrices alone: make the optimizer over "
+        "model.named_parameters(), whose state has their names, or give them to "
+        "growproof.grow_optimizer(names=...)"
     )
 
 

@@ -170,9 +170,14 @@ def check_bounds(found: dict[str, Any], path: Path) -> None:
         for number in cast("list[Any]", value if isinstance(value, list) else [value]):
             if not isinstance(number, int) or isinstance(number, bool):
                 continue
-            most = MOST if COUNTS.fullmatch(name) else 2**63 - 1
+            most = most_of(name)
             if abs(number) > most:
                 raise BadInput(path, name, reprlib.repr(number), f"{most:,} at most")
+
+
+def most_of(name: str, other: int = 2**63 - 1) -> int:
+    """The most that a field of that name may hold: MOST where it counts things."""
+    return MOST if COUNTS.fullmatch(name) else other
 
 
 def config_in(directory: Path) -> Any:

@@ -23,6 +23,11 @@ def unit_roundoff(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps / 2
 
 
+def holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether every number of one dtype is a number of the other, wider or the same."""
+    return torch.promote_types(wide, narrow) == wide
+
+
 def step(x: Tensor, dtype: torch.dtype) -> Tensor:
     """By how much one rounding to `dtype` may move each entry of x (float64).
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from growproof.decoder import Decoder, GrowthError, Kind
 from growproof.growth import Growth
-from growproof.rounding import unit_roundoff
+from growproof.rounding import holds, unit_roundoff
 from growproof.table import LAYER, Row, names, rows
 from growproof.verify.entries import Account, Miss, judged, outer, taken
 from growproof.verify.placing import Placement, Places, integers, placement, sampled
@@ -40,10 +40,13 @@ OWN_AXES = {("v", "key"): "value", ("o", "query"): "context"}
 
 def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
     """Raise GrowthError where the decoders differ in more than sizes."""
+    alike = {*ANSWERED}
+    if a.head_dim == b.head_dim and all_turn(a) and all_turn(b):
+        alike.add("split")  # a partial rotary that turns all lanes is no other
     differ = [
         f.name
         for f in fields(Decoder)
-        if f.name not in ANSWERED and getattr(a, f.name) != getattr(b, f.name)
+        if f.name not in alike and getattr(a, f.name) != getattr(b, f.name)
     ]
     if a.experts:
         differ += [
@@ -62,6 +65,11 @@ def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
         held = placed.residual >= 0
         if not held[: b.norm_size].all() or held[b.norm_size :].any():
             raise GrowthError("old lanes lie where a masked norm does not look")
+
+
+def all_turn(d: Decoder) -> bool:
+    """Whether every lane of every layer's heads is turned."""
+    return all(k.rotary is not None and k.rotary.dims == d.head_dim for k in d.kinds)
 
 
 def refuse_other_kind(old: Kind, new: Kind, j: int) -> None:
@@ -275,7 +283,7 @@ class Accountant:
         origins = self.origins(part, row, at, e)
         if x is None:  # a bias, of which the source has none
             x = y.new_zeros([int(origin.max()) + 1 for origin in origins])
-        if unit_roundoff(y.dtype) > unit_roundoff(x.dtype):
+        if not holds(y.dtype, x.dtype):
             self.account.narrowed[name] = y.dtype
         before = len(self.account.misses)
         judged(name, x, y, row, origins, self.growth, self.account)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from growproof.blocks import blocks
 from growproof.growth import Growth
-from growproof.rounding import neighbours, unit_roundoff
+from growproof.rounding import holds, neighbours
 from growproof.scatter import centred
 from growproof.table import Row
 from growproof.verify.placing import integers
@@ -135,7 +135,7 @@ def judged(
 def stays(x: Tensor, y: Tensor, row: Row) -> bool:
     """True where an old entry should be the same number, bit for bit."""
     changed = row.scale != 1 or row.centre is not None or row.averaged
-    return not changed and unit_roundoff(y.dtype) <= unit_roundoff(x.dtype)
+    return not changed and holds(y.dtype, x.dtype)
 
 
 def row_blocks(y: Tensor, row: Row, growth: Growth) -> list[slice]:

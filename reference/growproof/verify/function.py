@@ -14,7 +14,7 @@ from growproof.clone import Taps, stages
 from growproof.decoder import Decoder, GrowthError
 from growproof.models import build
 from growproof.padding import State
-from growproof.rounding import Perturbed, largest, unit_roundoff
+from growproof.rounding import Perturbed, holds, largest, unit_roundoff
 from growproof.table import rows, template_of
 from growproof.verify.accounting import Accounted
 from growproof.verify.entries import Miss
@@ -40,7 +40,7 @@ def precision(
     or a centring for it; else it need not change at all, and float64 rounds its sums.
     """
     table, scaling = rows(d), known.scaling
-    narrower = unit_roundoff(new.dtype) > unit_roundoff(old.dtype)
+    narrower = not holds(new.dtype, old.dtype)
 
     def dtype_of(name: str) -> torch.dtype:
         row, part = table[template_of(name)], name.split(".")[-2]
@@ -74,7 +74,7 @@ def last_logits(run: Run, bar: Any) -> Tensor:
 
 def losses(logits: Tensor, ids: Tensor) -> Tensor:
     """Cross entropy of each next token, (T − 1,), of logits (T, V)."""
-    return cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+    return cross_entropy(logits[:-1].double(), ids[0, 1:], reduction="none")
 
 
 def disabled(progress: bool | None) -> bool | None:

@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 
 from growproof.decoder import Decoder
-from growproof.rounding import unit_roundoff
+from growproof.rounding import holds
 from growproof.verify.accounting import Accounted
 from growproof.verify.entries import Account, Miss
 from growproof.verify.outcome import Check
@@ -28,7 +28,7 @@ def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
         found = f"{names} of {account.tensors} tensors are not accounted for"
         found = f"{found}; {account.misses[0]}"
         return [Check(name="entries", found=found, passed=passed)]
-    coarser = unit_roundoff(new.dtype) > unit_roundoff(old.dtype)
+    coarser = not holds(new.dtype, old.dtype)
     how = (
         f"rounded to {str(new.dtype)[6:]}"
         if coarser

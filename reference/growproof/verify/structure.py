@@ -1,6 +1,7 @@
 """What config and weights say, before anything is run."""
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def structure(old: Side, new: Side) -> list[Check]:
         checks.append(same_stock_frequencies(old, new))
     if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
         checks.append(same_eps(old, new))
-    return checks
+    return checks + same_windows(old, new)
 
 
 def same_loaded_dtype(old: Side, new: Side) -> list[Check]:
@@ -192,6 +193,30 @@ def lengths(config: Any) -> dict[str, Any]:
     names = ("rope_type", "factor", "original_max_position_embeddings")
     limit = config.max_position_embeddings
     return {n: rope.get(n) for n in names} | {"max_position_embeddings": limit}
+
+
+def same_windows(old: Side, new: Side) -> list[Check]:
+    """A wrong one where layers look back less, or further, than the source's.
+
+    A text that is shorter than the windows does not show it. New layers, which add
+    nothing, may have any.
+    """
+    limit = getattr(old.config, "max_position_embeddings", None) or inf
+    a, b = (
+        [min(k.window or inf, limit) for k in side.decoder.kinds] for side in (old, new)
+    )
+    rest = iter(b)
+    if all(window in rest for window in a):  # in this order
+        return []
+    words = [windows_said(side) for side in (a, b)]
+    found = f"{changed(*words)}: it shows in texts that are longer than that"
+    return [Check(name="attention windows", found=found, passed=False)]
+
+
+def windows_said(windows: list[float]) -> str:
+    """The windows of a decoder's layers, each once."""
+    each = dict.fromkeys(windows)
+    return ", ".join(f"{w:,}" if w < inf else "all positions" for w in each)
 
 
 def same_eps(old: Side, new: Side) -> Check:
