@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from growproof.families import family_of
 from growproof.models import parameters_of
 from torch import Tensor
 
@@ -136,15 +137,13 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
     got, wanted, old_fields = ({**m.config.to_dict()} for m in (new, right, old))
     got |= got.pop("rope_parameters", None) or {}
     wanted |= wanted.pop("rope_parameters", None) or {}
-    if (
-        "stablelm" not in right.config.model_type
-    ):  # a Llama turns all lanes, said or not
+    if not family_of(right.config).partial:  # all lanes are turned, said or not
         got.pop("partial_rotary_factor", None)
         wanted.pop("partial_rotary_factor", None)
     ratios, tokens = Ratios.of(old.config, right.config, torch.float64), list[str]()
     if new.config.model_type != right.config.model_type:
         yield f"model_type {new.config.model_type}, expected {right.config.model_type}"
-    theta = [(m.config.rope_parameters or {}).get("rope_theta") for m in (new, right)]
+    theta = [rope_of(m).get("rope_theta") for m in (new, right)]
     if theta[0] != theta[1]:
         got["rope θ"], wanted["rope θ"] = theta
     if got.get("rope_type") != wanted.get("rope_type"):  # its other fields follow
@@ -183,7 +182,12 @@ def closed(name: str, a: float, b: float, theta: float, ratios: Ratios) -> str:
 
 def theta_of(model: Any) -> float:
     """The base of its rotary frequencies."""
-    return float((model.config.rope_parameters or {}).get("rope_theta") or 1.0)
+    return float(rope_of(model).get("rope_theta") or 1.0)
+
+
+def rope_of(model: Any) -> dict[str, Any]:
+    """Its rope parameters; none where nothing is turned."""
+    return getattr(model.config, "rope_parameters", None) or {}
 
 
 def number(x: float, other: float) -> str:
@@ -272,7 +276,7 @@ def manners(old: Any, new: Any, right: Any, fresh: Any) -> Iterator[str]:
         yield told("{} shares the source's memory", shared, old, right)
     if new.generation_config is old.generation_config:
         yield "generation_config is one object with the source's"
-    if new.config.rope_parameters is old.config.rope_parameters:
+    if rope_of(old) and rope_of(new) is rope_of(old):
         yield "rope_parameters is one dict with the source's"
     before, after = state(fresh), state(old)
     changed = sorted(

@@ -16,6 +16,7 @@ from ..growers.known_bad import BY_NAME, both
 from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import Good
 from ..laws.models import Case
+from ..laws.strategies import least_case
 from . import findings, verdict
 from .causes import causes as causes_of
 from .judged import Judged
@@ -95,6 +96,24 @@ def test_the_cause_of_a_known_bad_grower(name: str) -> None:
     found = causes(BY_NAME[name])
     assert len(found) == 1, found
     assert re.search(SAYS[name], found[0]), found
+
+
+@pytest.mark.parametrize(
+    ("family", "fault", "target", "said"),
+    [
+        ("gpt2", "eps_unscaled", {"hidden_size": 8}, "layer_norm_epsilon"),
+        ("phi", "rotary_factor_ignored", {"head_dim": 8}, "partial_rotary_factor"),
+        ("gpt_neox", "rotary_factor_ignored", {"hidden_size": 8}, "partial_rotary"),
+    ],
+)
+def test_the_cause_in_another_family(
+    family: str, fault: str, target: dict[str, int], said: str
+) -> None:
+    """A config without rope parameters, and ones of which only some lanes turn."""
+    case = least_case(family)
+    found = causes_of(lambda: case.model(), BY_NAME[fault], target)
+    assert found, fault
+    assert all(said in cause for cause in found), found
 
 
 def test_two_faults_are_two_causes() -> None:
