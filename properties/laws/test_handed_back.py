@@ -84,7 +84,7 @@ def inside(x: Any, kinds: Any, where: str = "") -> Iterator[tuple[int, str]]:
             yield from inside(value, kinds, f"{where}.{name}".lstrip("."))
 
 
-@law(hygiene, claim=claims.HYGIENE, version=3)
+@law(hygiene, claim=claims.HYGIENE, version=4)
 @fewer(2)
 @given(case=cases(max_tokens=2))
 def test_nothing_is_shared(grower, case: Case) -> None:
@@ -132,7 +132,7 @@ def test_nothing_is_shared(grower, case: Case) -> None:
         assert other is None, f"{name} shares its memory with the source's {other}"
 
 
-@law(hygiene, claim=claims.HYGIENE, version=5)
+@law(hygiene, claim=claims.HYGIENE, version=6)
 @given(
     case=cases(max_tokens=2),
     dtype=st.sampled_from(("float32", "bfloat16", "float64", "float16")),
@@ -239,7 +239,7 @@ def generation(config: Any) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in made}
 
 
-@law(hygiene, claim=claims.HYGIENE, version=3)
+@law(hygiene, claim=claims.HYGIENE, version=4)
 @given(case=cases(max_tokens=2), used=st.booleans())
 def test_sizes_are_those_asked_for(grower, case: Case, used: bool) -> None:
     """The config says the asked sizes, the weights have them, the rest is as it was."""
@@ -290,7 +290,7 @@ def own_forward(module: torch.nn.Module) -> bool:
     return "forward" in vars(module) and not hasattr(module, "_hf_hook")
 
 
-@law(hygiene, claim=claims.HYGIENE, version=2)
+@law(hygiene, claim=claims.HYGIENE, version=3)
 @fewer(2)
 @given(case=cases(max_tokens=2), used=st.booleans())
 def test_it_is_as_one_that_was_made_of_its_config(

@@ -30,7 +30,7 @@ from .world import (
 )
 
 
-@law(hygiene, claim=claims.HYGIENE, version=3)
+@law(hygiene, claim=claims.HYGIENE, version=4)
 @fewer(2)
 @given(case=cases(max_tokens=2), **STATES)
 def test_the_world_is_left_as_it_was(grower, case: Case, **state: Any) -> None:
@@ -73,7 +73,7 @@ def agree(a: Any, b: Any, when: str) -> None:
         assert other is None, f"two results share the memory of {other} and {name}"
 
 
-@law(hygiene, claim=claims.HYGIENE, version=3)
+@law(hygiene, claim=claims.HYGIENE, version=4)
 @given(case=cases(max_tokens=2), **STATES)
 def test_two_calls_agree(grower, case: Case, **state: Any) -> None:
     """grow(m, t) = grow(m, t): after other calls, in other settings, of m in any state."""
