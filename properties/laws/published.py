@@ -47,6 +47,9 @@ YARN = {
     "rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0,
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
+LONGER = {  # as Qwen says to set it
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768,
+}  # fmt: skip
 GEMMA = {"hidden_activation": "gelu_pytorch_tanh"} | tied()
 GEMMA2 = GEMMA | far(8192) | {
     "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
@@ -80,9 +83,13 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
             "sliding_window": 32768, "use_sliding_window": False,
             "max_window_layers": 21}),
         Published("Qwen2.5 7B", heads(7, 1, 128), rope(1e6) | far(131072)),
+        Published("Qwen2.5 7B, for long texts", heads(7, 1, 128),
+                  {"rope_parameters": LONGER | {"rope_theta": 1e6}} | far(131072)),
     ),
     "qwen3": (
         Published("Qwen3 0.6B", heads(4, 2, 128), rope(1e6) | far(40960) | tied()),
+        Published("Qwen3 8B, for long texts", heads(4, 1, 128),
+                  {"rope_parameters": LONGER | {"rope_theta": 1e6}} | far(131072)),
     ),
     "gemma": (
         Published("Gemma 2B", heads(8, 1, 256), rope(1e4) | far(8192) | tied()

@@ -40,7 +40,11 @@ def supervised(
         except KeyboardInterrupt:
             if limit:
                 stop(run)
-            interrupted(run)
+            try:
+                interrupted(run)
+            except SystemExit:  # a second signal does not wait
+                stop(run)
+                raise
             raise
         except SystemExit:  # who ends this process ends the run
             stop(run)
