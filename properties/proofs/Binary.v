@@ -164,7 +164,7 @@ Definition opp64 (x : binary) : binary := omap (@Bopp 53 1024) x.
 Definition div64 (x y : binary) : binary := cell (quick2 SFdiv (value x) (value y)).
 Definition functions64 : functions binary := @Functions binary opp64 div64
   (look (t_root tb))
-  (fun n => cell (binary_normalize 53 1024 prec_gt0 prec_lt mode_NE (Z.of_nat n) 0 false))
+  (fun n => cell (checked (SpecFloat.binary_normalize 53 1024 (Z.of_nat n) 0 false)))
   (look (t_exp tb)) (fun x y => Bltb (value x) (value y)).
 Local Notation E := functions64.
 Local Notation n_ := (whole E).

@@ -261,19 +261,29 @@ def test_another_clone_is_seen(fault: str, evaluated: list[Table]) -> None:
 
 
 BINARIES = 200
+Computed = list[tuple[binary.Case, binary.Words, binary.Tables]]
 
 
 @pytest.fixture(scope="session")
-def words(build: Build) -> list[binary.Words]:
-    """The bits of the logits that Coq computes for each drawn model in binary64."""
+def clones() -> Computed:
+    """Drawn models, the bits of their logits, and the tables of what the clone asked."""
     cases = [binary.draw(seed) for seed in range(BINARIES)]
-    terms = [binary.term(case, binary.computed(case)[1]) for case in cases]
-    return binary.coqs(terms, build.folder)
+    return [(case, *binary.computed(case)) for case in cases]
 
 
-def test_the_clone_is_the_proved_decoder_bit_for_bit(words: list[binary.Words]) -> None:
+@pytest.fixture(scope="session")
+def words(build: Build, clones: Computed) -> list[binary.Words]:
+    """The bits of the logits that Coq computes for each drawn model in binary64."""
+    return binary.coqs(
+        [binary.term(c, tables) for c, _, tables in clones], build.folder
+    )
+
+
+def test_the_clone_is_the_proved_decoder_bit_for_bit(
+    words: list[binary.Words], clones: Computed
+) -> None:
     """Any decoder of the normal form in binary64: the clone's bits, each logit."""
-    mine = [binary.computed(binary.draw(seed))[0] for seed in range(BINARIES)]
+    mine = [logits for _, logits, _ in clones]
     assert [i for i in range(BINARIES) if mine[i] != words[i]] == []
     assert sum(len(row) for table in words for row in table) == BINARIES * 3 * 3
 
@@ -289,12 +299,12 @@ def test_a_missing_value_is_seen(build: Build) -> None:
     assert nan not in {n & nan for row in expected for n in row}
 
 
-def test_torch_roots_are_near() -> None:
+def test_torch_roots_are_near(clones: Computed) -> None:
     """torch's √ is the nearest float or the one beside it (MKL's is not always the former):
     hence it is a table of values."""
     checked = 0
-    for seed in range(BINARIES):
-        for x, y in binary.computed(binary.draw(seed))[1]["sqrt"].items():
+    for _, _, tables in clones:
+        for x, y in tables["sqrt"].items():
             root = math.sqrt(x)
             assert y in (root, math.nextafter(root, 0), math.nextafter(root, 2 * root))
             checked += 1
@@ -311,9 +321,9 @@ FEATURES = {
 }  # fmt: skip
 
 
-def test_every_feature_is_drawn() -> None:
+def test_every_feature_is_drawn(clones: Computed) -> None:
     """Both values of each switch, every rope type, windows, biases, masked models."""
-    drawn = [binary.draw(seed).d for seed in range(BINARIES)]
+    drawn = [case.d for case, _, _ in clones]
     found = {name: len({getattr(d, name) for d in drawn}) for name in FEATURES}
     assert found == FEATURES
     kinds = [kind for d in drawn for kind in d.kinds]
