@@ -53,9 +53,10 @@ CACHE = Claim(
 )
 TIED = Claim(
     "The decoder of the theorems is the clone, and transformers' own with its cache: the "
-    "same integers on random models",
-    ("run_logits", "numbers_logits", "cached_numbers_logits"),
-)
+    "same integers on random models; and the clone bit for bit in binary64",
+    ("run_logits", "numbers_logits", "cached_numbers_logits", "spelled_logits",
+     "spelled_in_fields", "words_logits", "binary64_dot"),
+)  # fmt: skip
 PRECISION = Claim(
     "In bf16, fp16 and fp32 one rounding of the weights is all that is lost",
     ("llama_backward", "rounding_is_near"),

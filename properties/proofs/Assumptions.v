@@ -1,7 +1,8 @@
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention
   Dealt Mlp Experts RmsNorm LayerNorm Scale QkNorm Frequencies Decoder Freedom
   Centred Grower Families Written
-  Lossless Fitting Run Cache Integers Floats Necessity RealSoftmax.
+  Lossless Fitting Run Cache Integers Floats Spelled
+  InFields Binary Necessity RealSoftmax.
 
 (* The assumptions of every main theorem, to compare with assumptions.expected. *)
 
@@ -133,6 +134,12 @@ Goal True. idtac "8 numbers_logits:". Abort.
 Print Assumptions numbers_logits.
 Goal True. idtac "8 cached_numbers_logits:". Abort.
 Print Assumptions cached_numbers_logits.
+Goal True. idtac "8 spelled_logits:". Abort.
+Print Assumptions spelled_logits.
+Goal True. idtac "8 spelled_in_fields:". Abort.
+Print Assumptions spelled_in_fields.
+Goal True. idtac "8 words_logits:". Abort.
+Print Assumptions words_logits.
 Goal True. idtac "9 attention_trainable:". Abort.
 Print Assumptions attention_trainable.
 Goal True. idtac "9 mlp_trainable:". Abort.
@@ -151,6 +158,8 @@ Goal True. idtac "10 ieee_zero_insertion:". Abort.
 Print Assumptions ieee_zero_insertion.
 Goal True. idtac "10 ieee_without_overflow:". Abort.
 Print Assumptions ieee_without_overflow.
+Goal True. idtac "10 binary64_dot:". Abort.
+Print Assumptions binary64_dot.
 Goal True. idtac "11 unscaled_norm:". Abort.
 Print Assumptions unscaled_norm.
 Goal True. idtac "11 naive_pad_false:". Abort.

@@ -22,8 +22,8 @@ Variables (c : config R) (g : growth).
 Hypothesis gP : possible c g.
 Let A := ring_arith R.
 Let N : Type := (nat -> R) * (nat -> R).
-Local Notation params := (params R).
-Local Notation weights := (weights R).
+Local Notation params := (params (ring_arith R)).
+Local Notation weights := (weights (ring_arith R)).
 Local Notation ratio := (ratio R).
 Local Notation norm := (norm f).
 Local Notation turn := (turn power).

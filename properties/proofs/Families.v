@@ -67,20 +67,25 @@ Definition family_of (n : model_type) (together normed : bool) : family := match
   | gpt2 | starcoder2 => Family true true false 0 NoNorm false false false
   end.
 
+Record config (R : Type) := Config { eps : R; norm_size : option nat; score : option R;
+  lanes : option nat; ebd_times : R; res_times : R; cap_logits : R -> R;
+  activation : R -> R }.
+Record kind (R : Type) := Kind { theta : option R; cosine : nat -> R -> R;
+  sine : nat -> R -> R; masked : nat -> nat -> R -> R }.
+Record params (A : arith) := Params { of_kind : kind A; norm1 : vec A * vec A;
+  norm2 : vec A * vec A; out1 : vec A * vec A; out2 : vec A * vec A;
+  q_norm : vec A; k_norm : vec A; attw : attn A; ffw : feed A }.
+Record weights (A : arith) := Weights { embedding : mat A; wpe : option (mat A);
+  blocks : seq (params A); last_norm : vec A * vec A; head_w : mat A; head_b : vec A }.
+
 Section Decoders.
 Variable R : rcfType.
 Let A := ring_arith R.
 Let N : Type := (nat -> R) * (nat -> R).
-
-Record config := Config { eps : R; norm_size : option nat; score : option R;
-  lanes : option nat; ebd_times : R; res_times : R; cap_logits : R -> R;
-  activation : R -> R }.
-Record kind := Kind { theta : option R; cosine : nat -> R -> R; sine : nat -> R -> R;
-  masked : nat -> nat -> R -> R }.
-Record params := Params { of_kind : kind; norm1 : N; norm2 : N; out1 : N; out2 : N;
-  q_norm : nat -> R; k_norm : nat -> R; attw : attn A; ffw : feed A }.
-Record weights := Weights { embedding : mat A; wpe : option (mat A); blocks : seq params;
-  last_norm : N; head_w : mat A; head_b : vec A }.
+Local Notation config := (config R).
+Local Notation kind := (kind R).
+Local Notation params := (params A).
+Local Notation weights := (weights A).
 
 Variables (power : R -> R -> R) (f : family).
 Implicit Types (c : config) (d : dims) (w : N) (n : nat).
@@ -145,7 +150,7 @@ Definition average_params D (l : params) := Params (of_kind l) (norm1 l) (norm2 
    | Sparse s => Sparse (Experts (many s) (width s) (route s) (wr s)
        (fun e => average_mlp D (expert s e)))
    end).
-Definition average_weights (tied : bool) D (k : weights) := Weights
+Definition average_weights (tied : bool) D (k : weights) := Weights (A := A)
   (fun v => average D (embedding k v)) (omap (fun q t => average D (q t)) (wpe k))
   (map (average_params D) (blocks k)) (last_norm k)
   (fun v => if tied then average D (head_w k v) else head_w k v) (head_b k).

@@ -23,7 +23,7 @@ Variables (c : config R) (g : growth).
 Hypothesis gP : possible c g.
 Let A := ring_arith R.
 Let N : Type := (nat -> R) * (nat -> R).
-Local Notation weights := (weights R).
+Local Notation weights := (weights (ring_arith R)).
 Local Notation ratio := (ratio R).
 Local Notation one := (one R f).
 Local Notation norm := (norm f).

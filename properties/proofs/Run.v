@@ -1,6 +1,6 @@
 From mathcomp Require Import all_ssreflect.
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
-From Growproof Require Import Mlp Experts Decoder Centred.
+From Growproof Require Import Dealt Mlp Experts Decoder Centred.
 
 Set Implicit Arguments.
 Unset Strict Implicit.
@@ -8,7 +8,7 @@ Unset Printing Implicit Defensive.
 
 (******************************************************************************)
 (* The decoder of the theorems, made fast enough to be evaluated: each value  *)
-(* is computed once and kept in a list. Extract/Numbers.v runs it on integers.*)
+(* is computed once and kept in a list. Integers.v and Binary.v run it.       *)
 (*                                                                            *)
 (*  memo T n x == x, its entries below T and n computed here and now.         *)
 (*  run m tok == the logits of m, computed so.                                *)
@@ -33,11 +33,20 @@ Let d := dm m. Let D := hid d. Let F := units m.
 Implicit Types (l : layer A) (x y : mat A).
 Notation alike n x y := (forall t, t < T -> same n (x t) (y t)).
 
+Definition run_context l (q k v : mat A) : mat A :=
+  let turned n (y : mat A) := memo T n (fun t => by_head (lane d) (fun=> rot l t) (y t)) in
+  let q' := turned (qry d) q in let k' := turned (kv d) k in
+  let p := mkseq (fun t => mkseq (fun h =>
+    softmax (mkseq (score (mask l) d (fun=> id) (scale m) q' k' t h) T)) (hds d)) T in
+  fun t a => let h := a %/ lane d in
+    dot T (nth zero (nth [::] (nth [::] p t) h))
+      (fun t' => head d (h %/ rep d) (v t') (a %% lane d)).
+
 Definition run_attention l x : mat A :=
   let q := memo T (qry d) (fun t => query d (qn l) (att l) (x t)) in
   let k := memo T (kv d) (fun t => key d (kn l) (att l) (x t)) in
   let v := memo T (kv d) (fun t => value d (att l) (x t)) in
-  let z := memo T (qry d) (context softmax (mask l) T d (rot l) (scale m) q k v) in
+  let z := memo T (qry d) (run_context l q k v) in
   memo T D (fun t => affine (qry d) (wo (att l)) (bo (att l)) (z t)).
 
 Definition run_mlp l x : mat A := match ff l with
@@ -88,12 +97,30 @@ apply: eq_osum => t' t'_lt; congr (_ *. _).
 exact: vv (flat_lt g_lt (modn_lt a_lt)).
 Qed.
 
+Lemma run_contextE l q k v : alike (qry d)
+  (context softmax (mask l) T d (rot l) (scale m) q k v) (run_context l q k v).
+Proof.
+move=> t t_lt a a_lt; have h_lt := divn_lt a_lt.
+rewrite /run_context /context /prob !nth_mkseq //; congr (osum _ _).
+have turnedE n (y : mat A) t' g i : t' < T -> g < n -> i < lane d ->
+    head d g (memo T (n * lane d) (fun t => by_head (lane d) (fun=> rot l t) (y t)) t') i
+    = rot l t' (head d g (y t')) i.
+  by move=> t'_lt g_lt i_lt; rewrite /head memoE ?flat_lt // by_head_at.
+suff -> : mkseq (score (mask l) d (rot l) (scale m) q k t (a %/ lane d)) T
+  = mkseq (score (mask l) d (fun=> id) (scale m)
+      (memo T (qry d) (fun t => by_head (lane d) (fun=> rot l t) (q t)))
+      (memo T (kv d) (fun t => by_head (lane d) (fun=> rot l t) (k t))) t (a %/ lane d)) T by [].
+apply/eq_in_map => t'; rewrite mem_iota => t'_lt; congr (mask _ _ _ (scale _ _)).
+by apply: eq_osum => i i_lt; rewrite !turnedE ?(divn_lt h_lt).
+Qed.
+
 Lemma run_attentionE l x y : local_maps l -> alike D x y ->
   alike D (att_out softmax T m l x) (run_attention l y).
 Proof.
 move=> lP xy; have xyP W b t : t < T -> affine D W b (x t) =1 affine D W b (y t).
   by move=> t_lt; apply/affine_same/xy.
-apply/memo_alike/affine_alike/memo_alike/context_alike => //; apply: memo_alike.
+apply/memo_alike/affine_alike/memo_alike => t t_lt a a_lt.
+rewrite [LHS]run_contextE //; apply: context_alike a_lt => // {a t t_lt}; apply: memo_alike.
 - by move=> t t_lt; apply: (qn_local lP) => a _; rewrite -xyP.
 - by move=> t t_lt; apply: (kn_local lP) => a _; rewrite -xyP.
 by move=> t t_lt a _; rewrite /value -xyP.
@@ -126,8 +153,8 @@ apply: memo_alike => t' t'_lt; apply: (n2_local lP).
 by case: ifP => _; [apply: xy | apply: aP].
 Qed.
 
-(** MAIN 8 run_logits: The decoder that is evaluated on integers, and compared with
-    the clone there, has the logits of the decoder of the theorems. *)
+(** MAIN 8 run_logits: The decoder that is evaluated, on integers and in binary64, and
+    compared with the clone there, has the logits of the decoder of the theorems. *)
 Theorem run_logits tok t v : List.Forall local_maps (layers m) -> extensional D (nf m) ->
   t < T -> run tok t v = logits softmax T m tok t v.
 Proof.

@@ -65,8 +65,8 @@ Variables (c : config R) (g : growth).
 Let A := ring_arith R.
 Let N : Type := (nat -> R) * (nat -> R).
 Local Notation kind := (kind R).
-Local Notation params := (params R).
-Local Notation weights := (weights R).
+Local Notation params := (params (ring_arith R)).
+Local Notation weights := (weights (ring_arith R)).
 Local Notation ratio := (ratio R).
 Local Notation one := (one R f).
 Local Notation d := (old g).
@@ -191,13 +191,13 @@ Definition grow_feed (p : feed A) : feed A := match p with
   | Sparse s => Sparse (Experts (many s) (width s + more) (route s)
       (scatter (many s) D id id (wr s)) (fun e => grow_mlp (width s) id (expert s e)))
   end.
-Definition grow_params (l : params) : params := Params (grow_kind (of_kind l))
+Definition grow_params (l : params) : params := Params (A := A) (grow_kind (of_kind l))
   (grow_norm of_norm (norm1 l)) (grow_norm of_norm (norm2 l))
   (grow_norm of_norm (out1 l)) (grow_norm of_norm (out2 l))
   (grow_qk (qry d) (qry d') qm of_score (q_norm l))
   (grow_qk kvs (kv d') kvm 1 (copied (copies g) K (k_norm l)))
   (grow_attn (attw l)) (grow_feed (ffw l)).
-Definition grow_weights (k : weights) s : weights := Weights
+Definition grow_weights (k : weights) s : weights := Weights (A := A)
   (fun v => @pad A D id (fun i => embedding k v i * of_embedding))
   (omap (fun q t => @pad A D id (q t)) (wpe k)) s
   (grow_norm (of_norm / of_head) (last_norm k))

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.cache_utils import DynamicLayer
 
-from . import graph, numbers
+from . import binary, graph, numbers
 from .claims import FOLDER, claims
 from .numbers import Table, cached, clone, coqs, draw, largest
+from .roundings import ROUNDINGS
 
 pytestmark = pytest.mark.xdist_group("proofs")
 
@@ -256,6 +258,95 @@ def test_another_clone_is_seen(fault: str, evaluated: list[Table]) -> None:
     with patch.object(*FAULTS[fault]):
         wrong = [clone(draw(seed)) != evaluated[seed] for seed in range(MODELS)]
     assert sum(wrong) > 20, sum(wrong)
+
+
+BINARIES = 200
+Computed = list[tuple[binary.Case, binary.Words, binary.Tables]]
+
+
+@pytest.fixture(scope="session")
+def clones() -> Computed:
+    """Drawn models, the bits of their logits, and the tables of what the clone asked."""
+    cases = [binary.draw(seed) for seed in range(BINARIES)]
+    return [(case, *binary.computed(case)) for case in cases]
+
+
+@pytest.fixture(scope="session")
+def words(build: Build, clones: Computed) -> list[binary.Words]:
+    """The bits of the logits that Coq computes for each drawn model in binary64."""
+    return binary.coqs(
+        [binary.term(c, tables) for c, _, tables in clones], build.folder
+    )
+
+
+def test_the_clone_is_the_proved_decoder_bit_for_bit(
+    words: list[binary.Words], clones: Computed
+) -> None:
+    """Any decoder of the normal form in binary64: the clone's bits, each logit."""
+    mine = [logits for _, logits, _ in clones]
+    assert [i for i in range(BINARIES) if mine[i] != words[i]] == []
+    assert sum(len(row) for table in words for row in table) == BINARIES * 3 * 3
+
+
+def test_a_missing_value_is_seen(build: Build) -> None:
+    """Without one value of exp every logit that asks for it is a NaN, and no number."""
+    case = binary.draw(0)
+    expected, tables = binary.computed(case)
+    del tables["exp"][0.0]  # that of the largest score of each row
+    [found] = binary.coqs([binary.term(case, tables)], build.folder)
+    nan = 0x7FF8 << 48
+    assert {n & nan for row in found for n in row} == {nan}
+    assert nan not in {n & nan for row in expected for n in row}
+
+
+def test_torch_roots_are_near(clones: Computed) -> None:
+    """torch's √ is the nearest float or the one beside it (MKL's is not always the former):
+    hence it is a table of values."""
+    checked = 0
+    for _, _, tables in clones:
+        for x, y in tables["sqrt"].items():
+            root = math.sqrt(x)
+            assert y in (root, math.nextafter(root, 0), math.nextafter(root, 2 * root))
+            checked += 1
+    assert checked > BINARIES
+
+
+# how many values of each field are drawn
+FEATURES = {
+    "norm": 2, "norm_bias": 2, "norm_offset": 2, "places": 3, "parallel": 3, "gated": 2,
+    "qk_norm": 4, "activation": 5, "root_embedding": 2, "embedding_scale": 2,
+    "residual_scale": 2, "logit_divisor": 2, "score": 2, "score_cap": 2, "logit_cap": 2,
+    "positions": 2, "experts": 2, "active": 3, "renormalised": 2, "tied": 2, "eps": 3,
+    "groups": 2, "repeats": 2, "head_dim": 2, "layers": 2,
+}  # fmt: skip
+
+
+def test_every_feature_is_drawn(clones: Computed) -> None:
+    """Both values of each switch, every rope type, windows, biases, masked models."""
+    drawn = [case.d for case, _, _ in clones]
+    found = {name: len({getattr(d, name) for d in drawn}) for name in FEATURES}
+    assert found == FEATURES
+    kinds = [kind for d in drawn for kind in d.kinds]
+    ropes = {kind.rotary and kind.rotary.kind for kind in kinds}
+    assert ropes == {None, "default", "linear", "llama3"}
+    assert {kind.window for kind in kinds} == {None, 2}
+    assert any(d.rotary.dims not in (0, d.head_dim) for d in drawn)
+    assert any(d.norm_size < d.hidden and d.norm == "layer" for d in drawn)
+    assert {*"qkvo", "gate", "up", "down", "head"} == set().union(
+        *(d.biases for d in drawn)
+    )
+
+
+@pytest.mark.parametrize("fault", ROUNDINGS)
+def test_another_rounding_is_seen(fault: str, words: list[binary.Words]) -> None:
+    """A clone that computes the same, or nearly, in another order has other bits."""
+    cases = [binary.draw(seed) for seed in range(60)]
+    with ExitStack() as stack:
+        for change in ROUNDINGS[fault]:
+            stack.enter_context(patch.object(*change))
+        found = [binary.computed(case)[0] for case in cases]
+    different = sum(a != b for a, b in zip(found, words, strict=False))
+    assert different > 10, different
 
 
 # those without experts: transformers has no Llama or StableLm that has some
