@@ -32,11 +32,14 @@ def first_wrong_tap(grown: Grown) -> str:
         if y.shape != expected.shape:
             return f"{tap}: shape {tuple(y.shape)}, expected {tuple(expected.shape)}"
         wrong = (y != 0) & new_entries(x, row, grown.growth, tap)
+        unit = longest_sum(case.decoder) ** 0.5 * abs(row.scale)
+        if case.decoder.norm == "layer" and row.axes[-1] == "residual":
+            mean = (y * here).sum(-1, keepdim=True) / x.shape[-1]  # which no norm sees
+            wrong &= (y - mean).abs() > BUDGETS["block"] * unit * response.most[tap]
         if row.axes[1] != "head" and wrong.any():
             at = tuple(int(i) for i in wrong.nonzero()[0])
             return f"{tap}: new lane {at} is {float(y[at]):.3g}, not 0"
         error = ((y - expected) * here).abs()
-        unit = longest_sum(case.decoder) ** 0.5 * abs(row.scale)
         wrong = float(error.max()) > BUDGETS["block"] * unit * response[tap]
         if wrong and float(error.max()) > BUDGETS["block"] * unit * response.most[tap]:
             at = torch.unravel_index(error.argmax(), error.shape)

@@ -19,6 +19,7 @@ from ..laws.models import Case
 from ..laws.strategies import least_case
 from . import findings, verdict
 from .causes import causes as causes_of
+from .explain import tap
 from .judged import Judged
 from .loading import Grower
 from .orders import MOST, matched
@@ -114,6 +115,15 @@ def test_the_cause_in_another_family(
     found = causes_of(lambda: case.model(), BY_NAME[fault], target)
     assert found, fault
     assert all(said in cause for cause in found), found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "stablelm"])
+def test_a_mean_in_new_lanes_is_no_wrong_tap(family: str) -> None:
+    """As a tied model's with LayerNorms: no norm sees it, and the head gets nothing of it."""
+    case = least_case(family)
+    tied = dataclasses.replace(case, config=case.config | {"tie_word_embeddings": True})
+    assert tap(tied, growproof.grow).startswith("none: ")
+    assert "new lane" in tap(tied, BY_NAME["embedding_new_lanes"])
 
 
 def test_two_faults_are_two_causes() -> None:

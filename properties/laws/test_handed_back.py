@@ -142,14 +142,22 @@ def test_nothing_is_shared(grower, case: Case) -> None:
 def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
     """dtype, device, train/eval mode and requires_grad are those of the source."""
     for state in and_opposite(dtype=dtype, training=training, frozen=frozen):
-        as_it_was_given(grower, case, state)
+        as_it_was_given(grower, case, state, mixed=state["training"])
 
 
-def as_it_was_given(grower, case: Case, state: dict[str, Any]) -> Grown:
-    """The same, of one growth of a model in this state; it is returned."""
+def as_it_was_given(
+    grower, case: Case, state: dict[str, Any], *, mixed: bool = False
+) -> Grown:
+    """The same, of one growth of a model in this state; it is returned.
+
+    mixed: norms in float32, whatever the others are in.
+    """
     source = worn(case, **state, attention="eager", used=False)
     if state["training"]:  # as a model's is that was cast since it was loaded
         source.config.dtype = torch.float32
+    for m in source.modules() if mixed else ():  # as many train a model of 16 bits
+        if "Norm" in type(m).__name__:
+            m.float()
     model = grower(source, dict(case.target))
     assert model.training == source.training, "the mode (train/eval) changed"
     for name, m in model.named_modules():

@@ -130,10 +130,7 @@ OWN: dict[str, Any] = {
     "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": 0, "use_cache": False,
     "_name_or_path": "somebody/model", "note": "kept",
 }  # fmt: skip
-SWITCHED = (
-    "output_router_logits",
-    "output_hidden_states",
-)  # on, where a config has them
+SWITCHED = ("output_router_logits",)  # on, where a config has it
 RATES = {
     "dropout": 0.125, "drop": 0.125, "initializer_range": 0.017, "aux_loss_coef": 0.5,
     "jitter_noise": 0.25,
