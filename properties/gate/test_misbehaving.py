@@ -307,8 +307,9 @@ def test_a_verdict_is_a_note(
     assert (said in err and "no verdict: " in err) if said else not err
 
 
-def test_who_ends_it_ends_the_run(tmp_path: Path) -> None:
-    """SIGTERM, as a CI service sends it, reaches the run."""
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_who_ends_it_ends_the_run(signals: list[int], tmp_path: Path) -> None:
+    """SIGTERM, as a CI service sends it, reaches the run; behind an interrupt as well."""
     run = f"import pathlib, os; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
     program = (
         "import sys, growproof.supervised as s; "
@@ -317,7 +318,9 @@ def test_who_ends_it_ends_the_run(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", program])
     while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)
-    process.terminate()
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.5)
     assert process.wait(20) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
