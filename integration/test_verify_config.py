@@ -75,6 +75,13 @@ def test_what_transformers_reads_of_any_config_is_looked_at(
     assert main(["grow", str(tmp_path / "other"), grown, "--intermediate-size=40"]) == 4
 
 
+def test_what_changes_nothing_may_be_said(tmp_path: Path) -> None:
+    """As is left over in a config from another family."""
+    source = saved(llama(), tmp_path / "source")
+    left = {"sliding_window": 4096, "layer_types": ["full_attention"] * 2}
+    assert verify(source, edited(source, tmp_path / "other", **left)).same
+
+
 def test_weights_in_another_file_are_those_that_are_loaded(tmp_path: Path) -> None:
     source = saved(llama(), tmp_path / "source")
     other = edited(source, tmp_path / "other", transformers_weights="b.safetensors")

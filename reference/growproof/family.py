@@ -200,8 +200,8 @@ class Family:
         if self.tied_head_dim:  # whatever the field says
             known.discard("head_dim")
         for name in UNDECLARED.keys() - defaults(config.__class__).keys() - known:
-            got, harmless = getattr(config, name, None), UNDECLARED[name]
-            if got is not None and got != harmless(config):
+            got = getattr(config, name, None)
+            if got is not None and not UNDECLARED[name](got, config):
                 raise GrowthError(
                     f"a {self.model_type} has no {name}, and transformers reads that of "
                     f"{reprlib.repr(got)} all the same: take it out of the config"
@@ -401,14 +401,14 @@ def grown_list(values: Sequence[Any], growth: Growth) -> list[Any]:
     return [values[i] for i in layers_before(growth)]
 
 
-# what transformers reads of any config, declared by its class or not → what changes nothing
-UNDECLARED: dict[str, Callable[[Any], Any]] = {
-    "is_causal": lambda c: True,
-    "sliding_window": lambda c: None,
-    "attention_chunk_size": lambda c: None,
-    "layer_types": lambda c: ["full_attention"] * c.num_hidden_layers,
-    "head_dim": lambda c: c.hidden_size // c.num_attention_heads,
-    "transformers_weights": lambda c: None,
+# what transformers reads of any config, its class's or not → which values change nothing
+UNDECLARED: dict[str, Callable[[Any, Any], bool]] = {
+    "is_causal": lambda got, c: got is True,
+    "sliding_window": lambda got, c: got >= c.max_position_embeddings,
+    "attention_chunk_size": lambda got, c: False,
+    "layer_types": lambda got, c: {*got} == {"full_attention"},
+    "head_dim": lambda got, c: got == c.hidden_size // c.num_attention_heads,
+    "transformers_weights": lambda got, c: False,
 }
 
 
