@@ -27,7 +27,6 @@ from .world import (
     PARTLY,
     and_opposite,
     changed,
-    handled,
     hooks_of,
     plain_fields,
     told,
@@ -89,7 +88,7 @@ def inside(x: Any, kinds: Any, where: str = "") -> Iterator[tuple[int, str]]:
 @given(case=cases(max_tokens=2))
 def test_nothing_is_shared(grower, case: Case) -> None:
     """No memory, config or generation config of the source lives on in the result."""
-    source = handled(case.model())
+    source = case.model()
     for p in source.parameters():
         p.grad = torch.ones_like(p)
     source.generation_config.update(**GENERATION)
@@ -142,22 +141,14 @@ def test_nothing_is_shared(grower, case: Case) -> None:
 def test_dtype_device_and_mode(grower, case: Case, dtype, training, frozen) -> None:
     """dtype, device, train/eval mode and requires_grad are those of the source."""
     for state in and_opposite(dtype=dtype, training=training, frozen=frozen):
-        as_it_was_given(grower, case, state, mixed=state["training"])
+        as_it_was_given(grower, case, state)
 
 
-def as_it_was_given(
-    grower, case: Case, state: dict[str, Any], *, mixed: bool = False
-) -> Grown:
-    """The same, of one growth of a model in this state; it is returned.
-
-    mixed: norms in float32, whatever the others are in.
-    """
+def as_it_was_given(grower, case: Case, state: dict[str, Any]) -> Grown:
+    """The same, of one growth of a model in this state; it is returned."""
     source = worn(case, **state, attention="eager", used=False)
     if state["training"]:  # as a model's is that was cast since it was loaded
         source.config.dtype = torch.float32
-    for m in source.modules() if mixed else ():  # as many train a model of 16 bits
-        if "Norm" in type(m).__name__:
-            m.float()
     model = grower(source, dict(case.target))
     assert model.training == source.training, "the mode (train/eval) changed"
     for name, m in model.named_modules():

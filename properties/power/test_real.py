@@ -156,14 +156,6 @@ def with_its_gradients(grown: Any, source: Any) -> None:
             p.grad = old[name].grad.clone()
 
 
-def with_its_strides(grown: Any, source: Any) -> None:
-    """As clone() keeps them."""
-    old = dict(source.named_parameters())
-    for name, p in grown.named_parameters():
-        if name in old and p.ndim == 2 and not old[name].is_contiguous():
-            p.data = p.data.T.contiguous().T
-
-
 CACHE: list[Any] = []
 REAL = "test_real_sizes_are_lossless"
 STATES = "test_real_sizes_are_grown_in_any_state"
@@ -277,7 +269,6 @@ FAULTS: dict[str, tuple[str, Change]] = {
         lambda new, old: setattr(new, "history", SimpleNamespace(source=old)),
     ),
     "gradients of the source": ("test_nothing_is_shared", with_its_gradients),
-    "strides of the source": ("test_nothing_is_shared", with_its_strides),
     "activation": (MADE, activation_by_hand),
     "buffers": ("test_nothing_is_shared", buffers_shared),
 }  # fmt: skip
