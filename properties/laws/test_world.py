@@ -126,7 +126,7 @@ def test_the_first_call_is_like_any_other(grower) -> None:
 @law(hygiene, claim=claims.HYGIENE)
 def test_it_lets_go(grower) -> None:
     """Nothing holds the source when only the result is held, and then nothing the result."""
-    for case in smallest():
+    for case in smallest()[:2]:  # families are alike in this
         source = case.model()
         grown = grower(source, dict(case.target))
         held = weakref.ref(source)
