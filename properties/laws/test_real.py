@@ -144,7 +144,14 @@ def test_real_sizes_are_lossless(grower, shape: str) -> None:
 
 
 LOW = ("float32", "bfloat16", "float16")
-IN_EACH = ("deep_and_wide", "head_dim_64", "mlp_1024", "outliers", "theta_500000")
+IN_EACH = (
+    "all_at_once",
+    "deep_and_wide",
+    "head_dim_64",
+    "mlp_1024",
+    "outliers",
+    "theta_500000",
+)
 SLOW = ("five_million_entries", "layers_80")  # others have as many in one map, or 24
 ROUNDED = {
     d: {*IN_EACH, *tuple(SHAPES)[i :: len(LOW)]} - {*SLOW} for i, d in enumerate(LOW)
