@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """In a run that is spread, what tests start is forked from one process."""
     if os.environ.get(warm.VARIABLE):
         sys.executable = f"{os.environ[warm.VARIABLE]}/python"
-    elif getattr(config.option, "numprocesses", None) and hasattr(os, "pidfd_open"):
+    elif getattr(config.option, "numprocesses", None) and warm.possible():
         stack = ExitStack()
         stack.enter_context(warm.served())
         config.add_cleanup(stack.close)

@@ -14,9 +14,7 @@ import pytest
 from . import warm
 
 pytestmark = [
-    pytest.mark.skipif(
-        not hasattr(os, "pidfd_open"), reason="no pidfd_open: needs Linux"
-    ),
+    pytest.mark.skipif(not warm.possible(), reason="no pidfd_open: needs Linux"),
     pytest.mark.xdist_group("warm"),
 ]
 HAS_TORCH = "import sys; print('torch' in sys.modules)"

@@ -69,6 +69,15 @@ os._exit(code)
 """
 
 
+def possible() -> bool:
+    """Whether this system has what the server needs: Linux's descriptors of processes."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
 @contextmanager
 def served() -> Iterator[None]:
     """A server, and what stands in for `sys.executable`, while tests run."""
