@@ -216,7 +216,7 @@ def test_memory_must_hold_one_tensor_in_flight(tmp_path: Path) -> None:
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """The destination is what it was or whole, and the next run leaves no litter."""
-    kills = int(os.environ.get("GROWPROOF_KILLS", "60"))
+    kills = int(os.environ.get("GROWPROOF_KILLS", "200"))
     source = saved(llama(), tmp_path / "source")
     grow_checkpoint(source, tmp_path / "expected", TARGET, shard_bytes=8_000)
     command = [
