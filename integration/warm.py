@@ -1,6 +1,6 @@
 """Python processes that start at once, forked from one that has imported torch already.
 
-Half of what the suite's tests cost was 150 times the same imports. `python` below stands
+Four fifths of what the tests of the gate cost were the same imports. `python` below stands
 in for `sys.executable` while tests run: it hands its arguments, directory, environment
 and standard streams to the server, which forks, and ends as that process ends. What the
 server cannot stand for (an interpreter's options, variables that imports read) starts as
