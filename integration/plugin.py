@@ -57,11 +57,14 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def unchanged(directory: Path) -> Iterator[Path]:
     """Hand out a shared directory; fail the test that writes into it, not a later one."""
-    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+    def stamps() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+    before = stamps()
     yield directory
-    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before, (
-        f"{directory} is shared by all tests: copy it to write into it"
-    )
+    said = f"{directory} is shared by all tests: copy it to write into it"
+    assert stamps() == before, said
 
 
 @pytest.fixture

@@ -113,6 +113,14 @@ def test_a_dtype_that_config_json_names_rounds_what_is_stored(tmp_path: Path) ->
     assert "float32 → bfloat16" in wrong[0].found
 
 
+def test_float16_is_no_wider_than_bfloat16_when_loaded(tmp_path: Path) -> None:
+    """Its numbers lie closer, and it has none where the other's smallest are."""
+    source = saved(llama().bfloat16(), tmp_path / "source")
+    found = verify(source, changed(source, lambda _, x: x, dtype="float16"))
+    wrong = [check for check in found.checks if check.passed is False]
+    assert [check.name for check in wrong] == ["dtype when loaded"]
+
+
 def test_a_source_of_few_positions_can_be_measured(tmp_path: Path) -> None:
     """GPT-2 with 16: the text and what follows it are as long as they may be."""
     source = saved(of_family("gpt2", n_positions=16), tmp_path / "source")

@@ -172,11 +172,8 @@ def as_it_was_given(grower, case: Case, state: dict[str, Any]) -> Grown:
     for name, p in new.items():
         assert p.dtype == dtypes[kind(name)], f"the new {name} is {p.dtype}"
     bits = {kind(n): b.element_size() for n, b in source.named_buffers()}
-    for (
-        name,
-        b,
-    ) in model.named_buffers():  # at most float32, as transformers has them
-        least = min(bits.get(kind(name), 1), 4)
+    for name, b in model.named_buffers():
+        least = min(bits.get(kind(name), 1), 4)  # float32, as transformers has them
         assert b.element_size() >= least, f"{name} is {b.dtype}: rounded once more"
     return grown
 

@@ -18,6 +18,7 @@ from transformers import LlamaForCausalLM
 
 from ..errors.ledger import recording
 from ..gate.loading import Grower
+from ..growers.known_bad import deaf_to
 from ..laws.domain import CORE, DOMAIN
 from ..laws.registry import items
 
@@ -124,22 +125,17 @@ def head_without_gradient(grown: Any, source: Any) -> None:
     head.forward = lambda x: torch.nn.functional.linear(x, head.weight.detach())
 
 
-def wrapped(**changes: Callable[[Any], Any]) -> Change:
-    """A forward that changes what it is told."""
+def all_labels_counted(grown: Any, source: Any) -> None:
+    """A forward for which a label of −100 is one like any other."""
+    run = grown.forward
 
-    def change(grown: Any, source: Any) -> None:
-        run = grown.forward
+    @functools.wraps(run)
+    def forward(*words: Any, labels: Any = None, **told: Any) -> Any:
+        return run(
+            *words, labels=None if labels is None else labels.clamp(min=0), **told
+        )
 
-        @functools.wraps(run)
-        def forward(*words: Any, **told: Any) -> Any:
-            given = {k: changes[k](x) for k, x in told.items() if k in changes}
-            given = {k: x for k, x in given.items() if x is not None}
-            kept = {k: x for k, x in told.items() if k not in changes}
-            return run(*words, **kept, **given)
-
-        grown.forward = forward
-
-    return change
+    grown.forward = forward
 
 
 def renumbered(source: Any) -> None:
@@ -253,9 +249,9 @@ FAULTS: dict[str, tuple[str, Change]] = {
     "frequencies in bf16": ("test_dtype_device_and_mode", buffers_cast),
     "hooks on gradients": (MADE, gradients_dropped),
     "a forward of its own": (MADE, head_without_gradient),
-    "labels of −100": (DOORS, wrapped(labels=lambda x: x.clamp(min=0))),
-    "return_dict": (DOORS, wrapped(return_dict=lambda x: None)),
-    "logits_to_keep": (DOORS, wrapped(logits_to_keep=lambda x: 0)),
+    "labels of −100": (DOORS, all_labels_counted),
+    "return_dict": (DOORS, lambda new, old: deaf_to("return_dict")(new, old, None)),
+    "logits_to_keep": (DOORS, lambda new, old: deaf_to("logits_to_keep")(new, old, None)),
     "the source's layer_idx": (WORLD, lambda new, old: renumbered(old)),
     "a variable added": (WORLD, lambda new, old: os.environ.update(LEFT_BY_GROWER="1")),
     "the root logger": (WORLD, lambda new, old: logging.getLogger().setLevel("DEBUG")),

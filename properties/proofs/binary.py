@@ -9,8 +9,6 @@ NaN, and so have the logits.
 
 import math
 import random
-import re
-import subprocess
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,8 @@ from growproof.padding import State
 from growproof.table import tensors
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from .numbers import nested, printed
 
 Words = list[list[int]]
 Tables = dict[str | float, dict[float, float]]  # function, or base of powers → values
@@ -150,15 +150,14 @@ def computed(case: Case) -> tuple[Words, Tables]:
 
 
 def coq(x: object) -> str:
-    """A float, a truth, a size, a tensor, a pair, an option or a list, as Coq reads it."""
+    """Floats, sizes, tensors of floats, and what is nested of these."""
+    return nested(x, single)
+
+
+def single(x: object) -> str:
+    """A float, a size, a tensor, or a term that is spelled already."""
     if isinstance(x, Tensor):
         return coq(x.tolist())
-    if isinstance(x, list):
-        return f"[:: {'; '.join(map(coq, x))}]"
-    if isinstance(x, tuple):
-        return f"({', '.join(map(coq, x))})"
-    if x is None or isinstance(x, bool):
-        return "None" if x is None else str(x).lower()
     if isinstance(x, int):
         return f"{x}%nat"
     if isinstance(x, float):
@@ -179,13 +178,13 @@ def one(x: float) -> str:
 def tables(found: Tables) -> str:
     """The tables of Binary.v."""
     names = ("exp", "erf", "tanh", "cos", "sin", "sqrt", "rescaled")
-    single = [f"(pairs {coq([*found.get(name, {}).items()])})" for name in names]
+    plain = [f"(pairs {coq([*found.get(name, {}).items()])})" for name in names]
     powers = "; ".join(
         f"({one(base)}, pairs {coq([*table.items()])})"
         for base, table in found.items()
         if isinstance(base, float)
     )
-    return f"(Tables {' '.join(single)} [:: {powers}])"
+    return f"(Tables {' '.join(plain)} [:: {powers}])"
 
 
 def family(d: Decoder) -> str:
@@ -277,13 +276,4 @@ def coqs(terms: list[str], folder: Path) -> list[Words]:
         "From mathcomp Require Import all_ssreflect.",
         "From Growproof Require Import Arith Attention Mlp Experts Families Spelled Binary.",
     ]
-    (folder / "Words.v").write_text("\n".join([*lines, *terms]))
-    command = ["coqc", "-w", "none", "-R", ".", "Growproof", "Words.v"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    answers = done.stdout.split("     = ")[1:]
-    return [
-        [[int(n) for n in re.findall(r"\d+", row)] for row in rows.split("[::")[2:]]
-        for rows in answers
-    ]
+    return printed([*lines, *terms], folder)

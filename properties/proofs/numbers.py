@@ -9,7 +9,7 @@ random; Coq evaluates its logits.
 import random
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,17 +212,20 @@ def packed(x: Tensor) -> str:
     return f"(unpack{'2' * (x.ndim == 2)} {sizes} {bits:#x})"
 
 
-def coq(x: object) -> str:
-    """A number, a truth, a pair, an option or nested lists of them, as Coq reads it."""
-    if isinstance(x, Tensor):
-        return packed(x)
+def nested(x: object, single: Callable[[Any], str]) -> str:
+    """A truth, a pair, an option or nested lists, as Coq reads them. single: all else."""
     if isinstance(x, list):
-        return "[:: " + "; ".join(map(coq, x)) + "]"
+        return f"[:: {'; '.join(nested(y, single) for y in x)}]"
     if isinstance(x, tuple):
-        return "(" + ", ".join(map(coq, x)) + ")"
+        return f"({', '.join(nested(y, single) for y in x)})"
     if x is None or isinstance(x, bool):
-        return str(x).lower() if x is not None else "None"
-    return f"({x})"
+        return "None" if x is None else str(x).lower()
+    return single(x)
+
+
+def coq(x: object) -> str:
+    """Whole numbers, tensors of them, and what is nested of these."""
+    return nested(x, lambda n: packed(n) if isinstance(n, Tensor) else f"({n})")
 
 
 def term(case: Case) -> str:
@@ -282,6 +285,11 @@ def coqs(cases: list[Case], folder: Path, function: str = "numbers") -> list[Tab
         lines.append(
             f"Eval vm_compute in {function} ({term(case)}) {LENGTH}%nat [:: {ids}]."
         )
+    return printed(lines, folder)
+
+
+def printed(lines: list[str], folder: Path) -> list[Table]:
+    """The table that each `Eval` of these lines prints. folder: the built proofs."""
     (folder / "Cases.v").write_text("\n".join(lines))
     command = ["coqc", "-w", "none", "-R", ".", "Growproof", "Cases.v"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -14,9 +14,9 @@ from math import inf, lcm, prod
 
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth
+from growproof.reading import MOST
 from growproof.table import names, rows, size
 
-MOST = 2**16  # ranks, lanes, or what a size is a multiple of
 SAID = {
     "hidden": "hidden size", "heads": "query heads", "groups": "key/value heads",
     "head_dim": "head_dim", "mlp": "MLP", "expert_mlp": "MLP of an expert",

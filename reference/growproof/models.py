@@ -115,8 +115,7 @@ def parameters_of(model: Any) -> dict[str, Any]:
 
 def state_of(model: Any) -> dict[str, Tensor]:
     """The model's parameters by canonical name, each once (a tied head is none)."""
-    found = parameters_of(model).items()  # sums must not depend on how they are stored
-    stored = {name: p.detach().contiguous() for name, p in found}
+    stored = {name: p.detach() for name, p in parameters_of(model).items()}
     return family_of(model.config).read(stored, decoder_of(model.config))
 
 

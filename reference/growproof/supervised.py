@@ -36,17 +36,14 @@ def supervised(
         )
         asked = signal.signal(signal.SIGTERM, terminated)
         try:
-            late = watch(run, folder, limit)
-        except KeyboardInterrupt:
-            if limit:
-                stop(run)
             try:
+                late = watch(run, folder, limit)
+            except KeyboardInterrupt:
+                if limit:
+                    stop(run)
                 interrupted(run)
-            except SystemExit:  # a second signal does not wait
-                stop(run)
                 raise
-            raise
-        except SystemExit:  # who ends this process ends the run
+        except SystemExit:  # who ends this process ends the run, and an interrupted one
             stop(run)
             raise
         finally:

@@ -16,7 +16,7 @@ from growproof.family import SIZES
 from growproof.quantised import Quantised
 from growproof.reading import safetensors_in
 from growproof.rotary import by_length, frequencies, lengthened
-from growproof.rounding import unit_roundoff
+from growproof.rounding import holds, unit_roundoff
 from growproof.table import count, template_of
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
@@ -85,8 +85,7 @@ def structure(old: Side, new: Side) -> list[Check]:
 def same_loaded_dtype(old: Side, new: Side) -> list[Check]:
     """A wrong one where from_pretrained rounds the stored weights, and no source's."""
     before, after = loaded_dtype(old), loaded_dtype(new)
-    narrow = unit_roundoff(after)
-    if narrow <= max(unit_roundoff(before), unit_roundoff(new.dtype)):
+    if holds(after, before) or holds(after, new.dtype):
         return []
     words = changed(*(str(dtype).removeprefix("torch.") for dtype in (before, after)))
     said = f"{words}: config.json has from_pretrained round what is stored"
