@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from growproof.decoder import whole_factor
 from growproof.families import family_of
-from growproof.growth import Growth, Policies
+from growproof.growth import Growth, Policies, layers_before
 from growproof.models import (
     build,
     config_of,
@@ -106,7 +106,8 @@ class Fault:
     def __call__(self, model: Any, target: Target) -> Any:
         """The grown model, with the fault in it."""
         growth, new, config = self.edited(model, target)
-        grown = suppress(model_of(config, new, model), growth)
+        layers = layers_before(growth)
+        grown = suppress(model_of(config, new, model, layers), growth)
         grown = self.model(grown, model, growth) if self.model else grown
         if self.does:
             self.does(model, target)

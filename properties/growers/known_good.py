@@ -15,7 +15,7 @@ from typing import Any
 import growproof
 import torch
 from growproof.families import family_of
-from growproof.growth import Growth, Policies
+from growproof.growth import Growth, Policies, layers_before
 from growproof.models import config_of, model_of, plan_model, state_of, suppress
 from growproof.padding import grow_state
 from growproof.table import layer_of, parameters, template_of
@@ -71,7 +71,8 @@ def chosen(
 
 def finish(model: Any, growth: Growth, state: State) -> Any:
     """The transformers model of a grown state."""
-    return suppress(model_of(config_of(model.config, growth), state, model), growth)
+    config, layers = config_of(model.config, growth), layers_before(growth)
+    return suppress(model_of(config, state, model, layers), growth)
 
 
 def scaled_writers(model: Any, target: Mapping[str, int]) -> Any:

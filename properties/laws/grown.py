@@ -16,7 +16,7 @@ from growproof.arithmetic import InOrder
 from growproof.clone import Layer, Taps
 from growproof.decoder import Decoder, GrowthError
 from growproof.growth import Growth, Lanes, Policies
-from growproof.models import decoder_of, state_of
+from growproof.models import decoder_of, in_layer, state_of
 from growproof.padding import State
 from growproof.scatter import place, take
 from growproof.table import Axis, Row, Table, layer_of, rows, taps, template_of
@@ -249,9 +249,7 @@ class Grown:
 
     def placed(self, stored: str) -> str:
         """The name, in the grown module, of an old parameter of a module."""
-        return re.sub(
-            r"\.(\d+)\.", lambda at: f".{self.layers[int(at[1])]}.", stored, count=1
-        )
+        return in_layer(stored, self.layers)
 
     def renamed(self, name: str) -> str:
         """The grown model's name of an old tap or parameter: its layer's new index."""

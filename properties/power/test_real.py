@@ -326,6 +326,26 @@ def test_a_memo_is_stale_once_the_model_was_trained() -> None:
         items()["test_two_calls_agree"].judge(Grower("memo", grow))
 
 
+@pytest.mark.parametrize("depth", ["prepend", "interleave"])
+def test_a_layer_is_frozen_wherever_it_is_put(depth: str) -> None:
+    """requires_grad goes with the layer, and not with its number."""
+    law = items()["test_dtype_device_and_mode"]
+
+    def right(model: Any, target: Any) -> Any:
+        return growproof.grow(model, dict(target), depth=depth)
+
+    def by_number(model: Any, target: Any) -> Any:
+        grown = right(model, target)
+        new = dict(grown.named_parameters())
+        for name, p in model.named_parameters():
+            new[name].requires_grad_(p.requires_grad)
+        return grown
+
+    law.judge(Grower("right", right))
+    with pytest.raises(AssertionError, match=r"requires_grad of model\.layers"):
+        law.judge(Grower("by number", by_number))
+
+
 class HeadFirst(LlamaForCausalLM):
     """A Llama whose lm_head comes before its layers, and lends a tied tensor its name."""
 

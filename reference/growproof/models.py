@@ -2,7 +2,8 @@
 
 import copy
 import importlib
-from collections.abc import Callable, Generator, Mapping
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from growproof.decoder import SURVIVING_ROPE_TYPES, Decoder, GrowthError
 from growproof.families import family_named, family_of
 from growproof.family import SIZES, Family
 from growproof.fit import Plan, Rules, Wanted, fit
-from growproof.growth import Growth, Policies, plan
+from growproof.growth import Growth, Policies, layers_before, plan
 from growproof.padding import State, grow_state, shrink_state
 from growproof.reading import MOST_SIZE, most_of, refused
 from growproof.rotary import refuse_frequencies
@@ -175,8 +176,14 @@ def fill_buffers(model: Any) -> None:
         del p._is_hf_initialized
 
 
-def model_of(config: Any, state: State, like: Any) -> Any:
-    """`build`, with the device, mode, requires_grad and generation config of `like`."""
+def model_of(
+    config: Any, state: State, like: Any, layers: Sequence[int] | None = None
+) -> Any:
+    """`build`, with the device, mode, requires_grad and generation config of `like`.
+
+    layers: for each layer, that of `like` which it is frozen as. By default they are in
+    the order of `like`, and those beyond it as its last one.
+    """
     model = build(config, state)
     old = dict(like.named_buffers())
     modules: dict[str, nn.Module] = dict(model.named_modules())
@@ -188,7 +195,8 @@ def model_of(config: Any, state: State, like: Any) -> Any:
     trained = {kind(n): p.requires_grad for n, p in like.named_parameters()}
     trained |= {n: p.requires_grad for n, p in like.named_parameters()}
     for name, p in model.named_parameters():
-        p.requires_grad_(trained.get(name, trained[kind(name)]))
+        its = name if layers is None else in_layer(name, layers)
+        p.requires_grad_(trained.get(its, trained[kind(name)]))
     model.generation_config = copy.deepcopy(like.generation_config)
     return model.train(like.training)
 
@@ -200,6 +208,11 @@ def suppress(model: Any, growth: Growth) -> Any:
         generation.suppress_tokens = suppressed(growth, generation.suppress_tokens)
         generation._from_model_config = False  # else transformers may derive it anew
     return model
+
+
+def in_layer(name: str, layers: Sequence[int]) -> str:
+    """A stored parameter's name with layers[i] for its layer i, the first number in it."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", lambda i: str(layers[int(i[0])]), name, count=1)
 
 
 def kind(name: str) -> str:
@@ -345,7 +358,7 @@ def grow(
     config = config_of(model.config, growth)
     if getattr(config, "dtype", None):
         config.dtype = model.dtype  # the old one's may be older than a cast
-    return suppress(model_of(config, state, model), growth)
+    return suppress(model_of(config, state, model, layers_before(growth)), growth)
 
 
 def shrink(model: Any, like: Any, target: Mapping[str, int], **options: Any) -> Any:
