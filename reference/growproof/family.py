@@ -20,7 +20,7 @@ from torch import Tensor
 from growproof.decoder import Decoder, GrowthError, Kind, Rotary
 from growproof.growth import Growth, layers_before
 from growproof.stored import Stored, gathered, scattered
-from growproof.table import names, rows, size
+from growproof.table import Row, names, rows, size
 
 # decoder field → config field
 SIZES: dict[str, str] = {
@@ -285,9 +285,10 @@ class Family:
         """Canonical name → where it lies among tensors of these names."""
         found: dict[str, Home] = {}
         templates = self.tensors | self.disk
+        table = rows(replace(d, tied=False))  # a tied model may hold its head, too
         for (template, layer), pieces in self.located(stored).items():
             kept = templates[template]
-            sizes = [self.size_of(part, d) for part in kept.parts]
+            sizes = [self.size_of(part, d, table) for part in kept.parts]
             for i, part in enumerate(kept.parts):
                 found[part.format(layer=layer)] = Home(kept, i, pieces, sizes)
         return found
@@ -320,9 +321,9 @@ class Family:
             found[template, layer].append((number, name))
         return {key: [n for _, n in sorted(pieces)] for key, pieces in found.items()}
 
-    def size_of(self, part: str, d: Decoder) -> list[int]:
-        """The size of a canonical tensor; a tied model may hold its head, too."""
-        row = rows(replace(d, tied=False)).get(part)
+    def size_of(self, part: str, d: Decoder, table: Mapping[str, Row]) -> list[int]:
+        """The size of a canonical tensor of a table."""
+        row = table.get(part)
         if row is None:
             raise GrowthError(
                 f"the checkpoint holds {part}, which this {self.model_type} has not: "
