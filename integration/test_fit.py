@@ -219,6 +219,10 @@ def test_a_plan_writes_nothing(
     assert "more than max_growth 1.01" in capsys.readouterr().err
     assert main([*arguments, "--spread"]) == 4
     assert "cannot be spread" in capsys.readouterr().err
+    grown.mkdir()
+    (grown / "notes").touch()
+    assert main(arguments) == 4
+    assert "exists: choose another, or --force" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--head-dim=8,x"])
 

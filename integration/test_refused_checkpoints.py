@@ -105,6 +105,14 @@ def emptied(source: Path, path: Path, **files: bytes) -> Path:
     return path
 
 
+def pruned(source: Path, path: Path) -> Path:
+    """As the hub's cache has it: links to blobs, one of which is gone."""
+    shutil.copytree(source, path)
+    (path / "tokenizer.json").unlink(missing_ok=True)
+    (path / "tokenizer.json").symlink_to("../blobs/0")
+    return path
+
+
 REFUSALS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "pickle": (
         lambda s, p: emptied(s, p, pytorch_model__bin=b"cos\nsystem\n"),
@@ -126,6 +134,9 @@ REFUSALS: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
             s, p, model__safetensors__index__json=b'{"weight_map": {"a": "../b"}}'
         ),
         "weight_map, 'a': got '../b', expected the name of a file beside the index",
+    ),
+    "pruned cache": (
+        lambda s, p: pruned(s, p), "a link to ../blobs/0, which is not there",
     ),
     "not there": (lambda s, p: p, "download a hub model first"),
     "gguf": (
@@ -225,6 +236,11 @@ def test_usage_errors_exit_with_4(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 4
+
+
+def test_a_policy_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grow", "a", "b", "--depth=sideways"]) == 4
+    assert "got 'sideways'" in capsys.readouterr().err
 
 
 def test_byte_counts() -> None:

@@ -32,9 +32,9 @@ def grow(options: argparse.Namespace) -> int:
     quiet_transformers()
     target = {name: getattr(options, name) for name in SIZES}
     target = {name: size for name, size in target.items() if size is not None}
+    policies = policies_of(options, depth=options.depth, spread=options.spread)
     if not target and not options.dtype and not options.depth.startswith("every:"):
         raise ValueError("nothing to grow: give at least one size, see grow --help")
-    policies = policies_of(options, depth=options.depth, spread=options.spread)
     written(options, target, policies)
     print("now see for yourself:")
     print(f"growproof verify {options.source} {options.destination}")
@@ -44,6 +44,7 @@ def grow(options: argparse.Namespace) -> int:
 def fit(options: argparse.Namespace) -> int:
     """`growproof fit`: print the plan, write the checkpoint, verify it."""
     quiet_transformers()
+    from growproof.checkpoints import refuse_overwriting
     from growproof.fit import Wanted, lines
     from growproof.models import fit_model
     from growproof.quantised import is_quantised, rehearse
@@ -66,6 +67,8 @@ def fit(options: argparse.Namespace) -> int:
         print(
             f"\nnothing to grow: {options.source} fits as it is, and nothing is written"
         )
+    if target and options.dry_run:
+        refuse_overwriting(options.source, options.destination, force=options.force)
     if options.dry_run or not target:
         return OK
     print()

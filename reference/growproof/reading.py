@@ -145,7 +145,14 @@ def hub() -> Any:
 
 
 def fields_of(directory: Path) -> dict[str, Any]:
-    """config.json of a checkpoint, as it stands, its numbers within bounds."""
+    """config.json of a checkpoint, as it stands, its numbers within bounds.
+
+    Raises BadInput for a link beside it that leads nowhere, as in a cache that was pruned.
+    """
+    for link in directory.iterdir() if directory.is_dir() else ():
+        if link.is_symlink() and not link.exists():
+            got = f"a link to {link.readlink()}, which is not there"
+            raise BadInput(link, "", got, "a file: download it again")
     path = directory / "config.json"
     if not path.exists():
         raise GrowthError(
