@@ -1,6 +1,7 @@
 """A grown vocabulary, and what generate() is told of it."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,78 @@ from .small import (
     stored,
     with_tensors,
 )
+
+
+def edited(change: Callable[[Any], object], name: str = "tokenizer.json") -> Any:
+    """Changes a JSON file of a checkpoint."""
+
+    def edit(directory: Path) -> None:
+        fields = json.loads((directory / name).read_text("utf-8"))
+        change(fields)
+        (directory / name).write_text(json.dumps(fields), "utf-8")
+
+    return edit
+
+
+def swapped(fields: Any) -> None:
+    """Two tokens have each other's ids."""
+    vocab = fields["model"]["vocab"]
+    vocab["ar"], vocab["at"] = vocab["at"], vocab["ar"]
+
+
+def one_more(fields: Any) -> None:
+    """A new token that old texts hold."""
+    fields["added_tokens"].append(
+        fields["added_tokens"][0] | {"id": 1280, "content": "licen"}
+    )
+
+
+def without(directory: Path) -> None:
+    """No tokenizer."""
+    for path in directory.glob("tokenizer*"):
+        path.unlink()
+
+
+TOKENIZERS: dict[str, tuple[Any, bool | None, str]] = {
+    "copied": (lambda d: None, True, "the same files"),
+    "written anew": (edited(lambda f: None), True, "the same 1,280 tokens"),
+    "two swapped": (edited(swapped), False, "'a[rt]', is .*, and 1 more"),
+    "a merge lost": (
+        edited(lambda f: f["model"]["merges"].pop(0)), False, "a text becomes others",
+    ),
+    "no splitting": (
+        edited(lambda f: f.update(pre_tokenizer=None)), False, "a text becomes others",
+    ),
+    "decoded otherwise": (
+        edited(lambda f: f.update(decoder=None)), False, "decoded otherwise",
+    ),
+    "cut off": (
+        lambda d: (d / "tokenizer.json").write_text("{"), False, "that make a tokenizer",
+    ),
+    "none": (without, None, "in the source only"),
+    "one more": (edited(one_more), None, "and 1 new ones; a text becomes others"),
+    "another template": (
+        edited(lambda f: f.update(chat_template="{{ x }}"), "tokenizer_config.json"),
+        None, "another chat template",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_text_is_the_same_tokens(name: str, tmp_path: Path) -> None:
+    """Beside logits that are the same: the row is wrong, right, or a note."""
+    change, passed, said = TOKENIZERS[name]
+    source, other = Path(__file__).with_name("llama"), tmp_path / "other"
+    shutil.copytree(source, other)
+    change(other)
+    result = verify(source, other)
+    row = check(result, "tokenizer")
+    assert row.passed is passed
+    assert re.search(said, row.found)
+    assert result.reasons == (["tokenizer"] if passed is False else [])
+    assert ("The tokens that a text becomes are not." in result.verdict) is (
+        passed is False
+    )
 
 
 def resized(model: Any, path: Path, change: Callable[[Any], object]) -> Path:

@@ -50,7 +50,6 @@ from growproof.codes import format_of
 from growproof.quantised import is_quantised, plain_config
 from growproof.reading import BadInput, any_config
 from growproof.verify.accounting import Accounted, accounted
-from growproof.verify.chosen import NAME as GENERATE
 from growproof.verify.chosen import generating, new_logits, vocabulary
 from growproof.verify.function import (
     MISSED,
@@ -58,14 +57,14 @@ from growproof.verify.function import (
     in_transformers,
     of_the_missed,
 )
-from growproof.verify.outcome import Check, Verification
+from growproof.verify.outcome import BESIDE, Check, Verification
 from growproof.verify.parting import parting
 from growproof.verify.reasons import entries, first, unlike
 from growproof.verify.rendering import render
 from growproof.verify.sides import Side
 from growproof.verify.stranger import strangers, unknown
 from growproof.verify.structure import structure
-from growproof.verify.text import tokens_of
+from growproof.verify.text import same_tokens, tokens_of
 
 __all__ = ["Check", "Side", "Verification", "render", "verify"]
 
@@ -160,7 +159,7 @@ def compare(
     known = accounted(old, new, progress=how.progress)
     checks = [
         *structure(old, new), *entries(old, new, known), *own_dtype(old, new),
-        *chosen(old, new, known),
+        *chosen(old, new, known), *same_tokens(source, destination),
     ]  # fmt: skip
     if known.complete and not measure:
         return checks, Said(verdict=accounted_for(old, new, known, checks))
@@ -184,7 +183,7 @@ def compare(
 
 def wrong(checks: list[Check]) -> list[Check]:
     """The checks that say that another function is computed."""
-    return [c for c in checks if c.passed is False and c.name != GENERATE]
+    return [c for c in checks if c.passed is False and c.name not in BESIDE]
 
 
 def of_missed(check: Check) -> bool:
@@ -260,8 +259,8 @@ def accounted_for(old: Side, new: Side, known: Accounted, checks: list[Check]) -
     n, m = old.decoder.vocab, new.decoder.vocab
     if wrong(checks):
         return "Every entry is accounted for: what differs is in the config."
-    told = not any(c.name == GENERATE and c.passed is False for c in checks)
-    said = "The same function" if told else "The logits are the same function"
+    beside = [BESIDE[c.name] for c in checks if c.passed is False and c.name in BESIDE]
+    said = "The logits are the same function" if beside else "The same function"
     said += " on the old tokens, for" if m > n else " for"
     said += " every input: every entry is accounted for."
     if narrowed := known.account.narrowed if known.account else {}:
@@ -270,4 +269,4 @@ def accounted_for(old: Side, new: Side, known: Accounted, checks: list[Check]) -
         to = " or ".join(sorted({str(dtype)[6:] for dtype in narrowed.values()}))
         said = said.replace("every input:", f"every input, once {which} {to}:")
     said += f" Tokens {n} to {m - 1} are new." if m > n else ""
-    return said if told else f"{said} What generate() makes of them is not."
+    return " ".join([said, *beside])

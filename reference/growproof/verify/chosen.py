@@ -19,11 +19,10 @@ from growproof.blocks import blocks
 from growproof.decoder import Decoder
 from growproof.padding import State
 from growproof.reading import BadInput, generation_of, hub, refused
-from growproof.verify.outcome import Check
+from growproof.verify.outcome import GENERATE, Check
 from growproof.verify.sides import Side
 from growproof.vocabulary import Carrier, softmax
 
-NAME = "generate()"
 NEVER = -746.0  # below it exp is 0 in every dtype
 Settings = Mapping[str, Any]
 # how a text is computed and returned, and who wrote the file: not which tokens it has
@@ -53,7 +52,7 @@ def generating(
     try:
         after, banned = told(destination, vocab)
     except BadInput as error:
-        return Check(name=NAME, found=str(error), passed=False)
+        return Check(name=GENERATE, found=str(error), passed=False)
     free = [] if level is None else sorted({*range(vocab, larger)} - banned)
     found = [*changes(before, after)]
     if free:
@@ -66,7 +65,7 @@ def generating(
     if larger > vocab:
         how = "lie too low" if level is None else "are suppressed"
         said += f"; new tokens {how}: none is chosen"
-    return Check(name=NAME, found="\n".join(found) or said, passed=not found)
+    return Check(name=GENERATE, found="\n".join(found) or said, passed=not found)
 
 
 def told(directory: Path, vocab: int) -> tuple[Settings, set[int]]:

@@ -5,6 +5,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+GENERATE, TOKENIZER = "generate()", "tokenizer"
+BESIDE = {  # checks that say nothing of the logits, and what they say where one is wrong
+    GENERATE: "What generate() makes of them is not.",
+    TOKENIZER: "The tokens that a text becomes are not.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:

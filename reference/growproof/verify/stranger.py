@@ -12,7 +12,6 @@ from growproof.decoder import GrowthError
 from growproof.families import family_named
 from growproof.reading import BadInput, any_config, decoder_in, fields_of
 from growproof.rounding import largest, rounded
-from growproof.verify.chosen import NAME as GENERATE
 from growproof.verify.chosen import generating
 from growproof.verify.function import (
     budget_of,
@@ -21,7 +20,8 @@ from growproof.verify.function import (
     same_words,
     unrunnable,
 )
-from growproof.verify.outcome import Check
+from growproof.verify.outcome import BESIDE, Check
+from growproof.verify.text import same_tokens
 
 hub: Any = transformers  # untyped
 NOT_LOOKED_AT = (
@@ -63,10 +63,10 @@ def strangers(
         ),
         Check(name="not looked at", found=note, passed=None),
     ]
-    checks.append(told(source, destination))
+    checks += [told(source, destination), *same_tokens(source, destination)]
     for dtype in (torch.float64, torch.float32):
         checks += in_dtype(source, destination, ids, continuation, dtype)
-        if any(c.passed is False and c.name != GENERATE for c in checks):
+        if any(c.passed is False and c.name not in BESIDE for c in checks):
             break
     return checks
 

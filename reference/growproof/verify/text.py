@@ -1,5 +1,10 @@
-"""What the two are run on: a text, by the source's tokenizer, or random tokens."""
+"""What the two are run on: a text, by the source's tokenizer, or random tokens.
 
+And whether the two checkpoints' tokenizers make the same tokens of a text: logits of ids
+say nothing of a token whose id is another one's.
+"""
+
+import filecmp
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from growproof.reading import tokenizer_in
+from growproof.reading import BadInput, tokenizer_in
+from growproof.verify.outcome import TOKENIZER, Check
+
+ODD = "  I'm not; naïve\tÜber 你好 🙂 1234567 3.14\n\n<|endoftext|> a_b </s>"
 
 FALLBACK = """\
 A model that was trained for months holds in its weights whatever it has learned, and
@@ -57,3 +65,62 @@ def licence() -> tuple[str, str]:
     if "PYTHON SOFTWARE FOUNDATION" in printed:
         return printed, "the Python licence text"
     return FALLBACK, "a built-in paragraph, as this Python prints no licence"
+
+
+# --- tokenizers -------------------------------------------------------------------------
+
+
+def same_tokens(source: Path, destination: Path) -> list[Check]:
+    """Whether each old token has its id, and a text is the same tokens, in both.
+
+    Nothing where neither has a tokenizer, and a note where one has none.
+    """
+    files = [{p.name for p in d.glob("tokenizer*")} for d in (source, destination)]
+    if not all(files):
+        one = "source" if files[0] else "destination"
+        said = f"there is one in the {one} only"
+        return [Check(name=TOKENIZER, found=said, passed=None)] if any(files) else []
+    every = files[0] | files[1]
+    _, differ, errors = filecmp.cmpfiles(source, destination, every, shallow=False)
+    if not differ and not errors:
+        return [Check(name=TOKENIZER, found="the same files", passed=True)]
+    try:
+        old = tokenizer_in(source)
+    except BadInput as error:
+        return [Check(name=TOKENIZER, found=str(error), passed=None)]
+    try:
+        new = tokenizer_in(destination)
+    except BadInput as error:
+        lacking = isinstance(error.__cause__, ImportError)  # sentencepiece, tiktoken
+        return [
+            Check(name=TOKENIZER, found=str(error), passed=None if lacking else False)
+        ]
+    return [compared(old, new)]
+
+
+def compared(old: Any, new: Any) -> Check:
+    """Two tokenizers: the ids of all old tokens, and those of a text, and its decoding."""
+    before, after = old.get_vocab(), new.get_vocab()
+    moved = sorted((i, t) for t, i in before.items() if after.get(t) != i)
+    if moved:
+        i, token = moved[0]
+        more = f", and {len(moved) - 1:,} more" if moved[1:] else ""
+        said = f"token {i}, {token!r}, is {after.get(token, 'not there')}{more}"
+        return Check(name=TOKENIZER, found=said, passed=False)
+    text = f"{licence()[0][:4000]}{ODD}"
+    ids, others = (list[int](each(text).input_ids) for each in (old, new))
+    at = next((i for i, pair in enumerate(zip(ids, others, strict=False))
+               if pair[0] != pair[1]), min(len(ids), len(others)))  # fmt: skip
+    said = f"the same {len(before):,} tokens"
+    if more := len(after) - len(before):
+        said += f", and {more:,} new ones"
+    if ids != others:
+        said += f"; a text becomes others from behind {old.decode(ids[:at])[-20:]!r}"
+        return Check(name=TOKENIZER, found=said, passed=None if more else False)
+    if old.decode(ids) != new.decode(ids):
+        return Check(name=TOKENIZER, found=f"{said}, decoded otherwise", passed=False)
+    if old.chat_template != new.chat_template:
+        return Check(
+            name=TOKENIZER, found=f"{said}; another chat template", passed=None
+        )
+    return Check(name=TOKENIZER, found=said, passed=True)
