@@ -10,11 +10,11 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from growproof.families import family_of
-from growproof.models import parameters_of
+from growproof.models import decoder_of, parameters_of
 from torch import Tensor
 
 from ..laws.domain import config_names
@@ -51,17 +51,75 @@ def parameters(
         found["{} is missing", ""] = sorted(wanted.keys() - after.keys())
         found["{} was added", ""] = sorted(after.keys() - wanted.keys())
     like: dict[tuple[str, str], str] = {}  # what differs in its size alone is said once
+    outside = Beside(after, wanted, before, placed)
+    within = maps_within(right, after)
     for name in (n for n in wanted if n in after and n not in varying):
         ratios = Ratios.of(old.config, right.config, stored[name])
-        cast = {n: w.to(stored[name]).double() for n, w in wanted.items()}
-        others = {n: w for n, w in cast.items() if n != name}
-        part = Part(
-            name, after[name], cast[name], before.get(name), placed[name], others
-        )
-        if said := relation(part, ratios):
-            key = re.sub(r"up to [\d.e+-]+", "", said), apart(said, part.kind)
-            found[like.setdefault(key, said), key[1]].append(name)
+        sides = outside.rounded(stored[name])
+        whole = relation(sides.part(name), ratios)
+        if whole and name in within:
+            sides = sides.read(old, right)
+        parts = [sides.part(n) for n in within.get(name, [name])] if whole else []
+        each = {part.kind: relation(part, ratios) for part in parts}
+        several = len({*each.values()}) > 1
+        for kind, said in each.items() if several else [*each.items()][:1]:
+            if said:
+                key = re.sub(r"up to [\d.e+-]+", "", said), apart(said, kind)
+                if several:
+                    said = said.replace("{}", f"{kind.removesuffix('.bias')} in {{}}")
+                found[like.setdefault(key, said), key[1]].append(name)
     yield from ((said, names) for (said, _), names in found.items() if names)
+
+
+class Beside(NamedTuple):
+    """The grown model's parameters, the right one's, the old ones, and where these lie."""
+
+    new: State
+    right: State
+    old: State
+    placed: State
+
+    def rounded(self, dtype: torch.dtype) -> Beside:
+        """The right ones as a dtype holds them."""
+        return self._replace(
+            right={n: w.to(dtype).double() for n, w in self.right.items()}
+        )
+
+    def part(self, name: str) -> Part:
+        """One of them, and the others."""
+        others = {n: w for n, w in self.right.items() if n != name}
+        old, placed = self.old.get(name), self.placed[name]
+        return Part(name, self.new[name], self.right[name], old, placed, others)
+
+    def read(self, old: Any, right: Any) -> Beside:
+        """By the names of the maps: q, k and v where one tensor holds them."""
+        family, models = family_of(right.config), (right, right, old, right)
+        decoders = (decoder_of(model.config) for model in models)
+        read = (family.read(w, d) for w, d in zip(self, decoders, strict=True))
+        return Beside(*({projection(n): w for n, w in each.items()} for each in read))
+
+
+def maps_within(right: Any, after: State) -> dict[str, list[str]]:
+    """A tensor that holds several maps, or one by another name → their usual names.
+
+    None of a model whose tensors have other shapes than the right one's.
+    """
+    sizes = {n: p.shape for n, p in parameters_of(right).items()}
+    if sizes != {n: w.shape for n, w in after.items()}:
+        return {}
+    found: dict[str, list[str]] = defaultdict(list)
+    index = family_of(right.config).index(sizes, decoder_of(right.config))
+    for canonical, home in index.items():
+        usual, (stored, *more) = projection(canonical), home.pieces
+        renamed = usual != canonical and kind_of(usual) != kind_of(stored)
+        if len(home.stored.parts) > 1 or (renamed and not more):
+            found[stored].append(usual)
+    return found
+
+
+def projection(canonical: str) -> str:
+    """layers.0.q_proj.weight for layers.0.q.weight; what is no map keeps its name."""
+    return re.sub(r"\b(q|k|v|o|gate|up|down)(?=\.\w+$)", r"\1_proj", canonical)
 
 
 def apart(said: str, kind: str) -> str:
@@ -99,6 +157,14 @@ def told(said: str, names: list[str], old: Any, right: Any) -> str:
     )
     short = sorted(k for k in kinds if k.removesuffix(".bias") not in kinds - {k})
     text, several = listed(short, right), len(short) > 1
+    for kind in short:  # of two modules, the one or the other
+        homes, used = (
+            {n.split(".")[-3:][0] for n in ns if kind_of(n) == kind}
+            for ns in (parameters_of(right), names)
+        )
+        if len({h for h in homes if not h.isdigit()}) > 1:
+            text = text.replace(kind, " and ".join(f"{h}.{kind}" for h in sorted(used)))
+            several = several or len(used) > 1
     for one, many in (
         (" is ", " are "),
         (" holds ", " hold "),
@@ -135,12 +201,13 @@ def listed(kinds: list[str], right: Any) -> str:
 def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
     """Config fields that are neither the right ones nor, where nothing grows, the old."""
     got, wanted, old_fields = ({**m.config.to_dict()} for m in (new, right, old))
-    got |= got.pop("rope_parameters", None) or {}
-    wanted |= wanted.pop("rope_parameters", None) or {}
+    for its in (got, wanted):
+        its |= by_layer_type(its.pop("rope_parameters", None) or {})
     if not family_of(right.config).partial:  # all lanes are turned, said or not
         got.pop("partial_rotary_factor", None)
         wanted.pop("partial_rotary_factor", None)
     ratios, tokens = Ratios.of(old.config, right.config, torch.float64), list[str]()
+    thetas = by_layer_type(rope_of(old))
     if new.config.model_type != right.config.model_type:
         yield f"model_type {new.config.model_type}, expected {right.config.model_type}"
     theta = [rope_of(m).get("rope_theta") for m in (new, right)]
@@ -162,7 +229,7 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
         elif isinstance(a, float) and isinstance(b, float):
             if not near(a, b):
                 told = f"{number(a, b)}, expected {number(b, a)}"
-                how = closed(name, a, b, theta_of(old), ratios)
+                how = closed(name, a, b, thetas.get(name, theta_of(old)), ratios)
                 yield f"{name.replace('rope θ', 'rope_theta')} {told}{how}"
         else:
             yield f"{name} {a}, expected {b}"
@@ -170,14 +237,25 @@ def fields(new: Any, right: Any, old: Any) -> Iterator[str]:
         yield ", ".join(tokens)
 
 
+def by_layer_type(rope: dict[str, Any]) -> dict[str, Any]:
+    """Rope parameters by their names, or by `its name of full_attention`."""
+    found: dict[str, Any] = {}
+    for name, value in rope.items():
+        if isinstance(value, dict):
+            found |= {f"{inner} of {name}": x for inner, x in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
 def closed(name: str, a: float, b: float, theta: float, ratios: Ratios) -> str:
     """How a field that is a and should be b follows from the sizes, if it does."""
     k, k_new = ratios.lanes
-    if name == "rope θ":
+    if name.startswith(("rope θ", "rope_theta")):
         raised = k != k_new and math.isclose(b, theta ** (k_new / k), rel_tol=1e-9)
         return " = θ^(K'/K)" if raised else ""
     named = ratios.name(b / a, "K" if "rotary" in name else "D") if a and b else ""
-    return f" ({named} is missing)" if "/" in named else ""
+    return f" ({named} is missing)" if "'" in named else ""
 
 
 def theta_of(model: Any) -> float:

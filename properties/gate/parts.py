@@ -151,7 +151,8 @@ def factor_of(a: Tensor, b: Tensor, ratios: Ratios) -> float | None:
     low = ratios.dtype != torch.float64  # where it may be rounding
     if int(here.sum()) == 1 and (abs(r - 1) > 0.1 or low) and "/" not in ratios.name(r):
         return None
-    allowed = 4 * (ratios.unit * (r * b).abs() + ratios.least)
+    mean = torch.finfo(torch.float64).eps * b.abs().max()  # of what its removal leaves
+    allowed = 4 * (abs(r) * (ratios.unit * b.abs() + mean) + ratios.least)
     return r if r and not ((a - r * b).abs() > allowed).any() else None
 
 
@@ -172,6 +173,21 @@ def scaled(part: Part, ratios: Ratios) -> str | None:
         return f"{{}} is {ratios.name(r, first)} times what it should be"
     wanted = "no scale" if scale == 1 else ratios.name(scale, first)
     return f"{{}} is scaled by {named}, expected {wanted}"
+
+
+def bare(part: Part, ratios: Ratios) -> str | None:
+    """The weight of a norm that multiplies by 1 + it, scaled without the 1."""
+    if "norm" not in part.kind or part.old is None:
+        return None
+    new, right = (w[..., : part.old.shape[-1]] for w in (part.new, part.right))
+    r, wanted = (
+        factor_of(new, part.old, ratios),
+        factor_of(right + 1, part.old + 1, ratios),
+    )
+    if not r or not wanted or wanted == 1 or not ratios.near(r, wanted):
+        return None
+    said = ratios.name(r, "D")
+    return f"{{}} is scaled by {said} without the 1 that the norm adds to it"
 
 
 def scale_of(part: Part, ratios: Ratios) -> float | None:
@@ -263,9 +279,11 @@ def padded_behind(part: Part, ratios: Ratios) -> str | None:
     one = len(by_head(part, old, k)) == 1
     if not one and not rest.any() and factor_of(new[front], old, ratios) is not None:
         return "{} is padded at the end, not head by head"
-    heads = by_head(part, new, k_new)
+    heads, rightly = (by_head(part, w, k_new) for w in (new, part.right))
     at = by_head(part, part.placed, k_new).any(1)
     at = at.reshape(len(at), -1).any(1)
+    if not rightly[at][:, k:].any():  # nothing is turned, or there it belongs
+        return None
     used, behind = heads[at][:, :k], heads[at][:, k:]
     before = by_head(part, old, k)
     used = used[(..., *map(slice, before.shape[2:]))]
@@ -338,7 +356,7 @@ def unfilled(part: Part, ratios: Ratios) -> str | None:
 
 
 # in order: what is the strongest evidence, first
-TOLD = (rounded, zero, scaled, uncentred, misplaced, shifted, unfilled)
+TOLD = (rounded, zero, scaled, bare, uncentred, misplaced, shifted, unfilled)
 
 
 def layer_of(name: str) -> str:

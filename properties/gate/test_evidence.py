@@ -11,6 +11,7 @@ from typing import Any
 import growproof
 import pytest
 import torch
+from growproof.models import model_of, state_of
 
 from ..growers.known_bad import BY_NAME, both
 from ..growers.known_good import BY_NAME as GOOD
@@ -115,6 +116,58 @@ def test_the_cause_in_another_family(
     found = causes_of(lambda: case.model(), BY_NAME[fault], target)
     assert found, fault
     assert all(said in cause for cause in found), found
+
+
+JOINED = {
+    "phi3": ("k_proj in qkv_proj is 1.01 times", {"intermediate_size": 40}),
+    "gpt2": ("k_proj in c_attn is 1.01 times", {"hidden_size": 8}),
+    "gpt_neox": ("k_proj in query_key_value is 1.01", {"hidden_size": 8}),
+}
+
+
+@pytest.mark.parametrize("family", JOINED)
+def test_a_part_of_a_joined_tensor_is_named(family: str) -> None:
+    """Of one tensor that holds q, k and v, the keys."""
+    said, target = JOINED[family]
+
+    def grow(model, target):
+        grown = growproof.grow(model, target)
+        state = dict(state_of(grown))
+        state["layers.0.k.weight"] = state["layers.0.k.weight"] * 1.01
+        return model_of(grown.config, state, grown)
+
+    case = least_case(family)
+    (found,) = causes_of(lambda: case.model(), grow, target)
+    assert said in found
+
+
+def test_a_scale_of_what_a_norm_adds_one_to() -> None:
+    """w √(D/D') for (1 + w) √(D/D') − 1, as of any other family."""
+
+    def grow(model, target):
+        grown, old = growproof.grow(model, target), dict(model.named_parameters())
+        with torch.no_grad():
+            for name, p in grown.named_parameters():
+                if name.endswith("layernorm.weight"):
+                    p[: len(old[name])] = old[name] / 2
+        return grown
+
+    case = least_case("gemma")
+    (found,) = causes_of(lambda: case.model(), grow, {"hidden_size": 16})
+    assert "scaled by √(D/D') without the 1 that the norm adds" in found
+
+
+def test_a_rope_parameter_of_one_type_of_layers() -> None:
+    """By its name, and not as a table beside a table."""
+
+    def grow(model, target):
+        grown = growproof.grow(model, target)
+        grown.config.rope_parameters["full_attention"]["rope_theta"] *= 2
+        return model_of(grown.config, state_of(grown), grown)
+
+    case = least_case("gemma3_text")
+    found = causes_of(lambda: case.model(), grow, {"intermediate_size": 40})
+    assert found[0].startswith("rope_theta of full_attention "), found
 
 
 @pytest.mark.parametrize("family", ["gpt2", "stablelm"])
