@@ -172,6 +172,39 @@ def test_a_copy_of_a_block_behind_it_is_a_new_layer(
     assert str(result.parting).startswith("layers.3.mlp is off by")
 
 
+@pytest.mark.parametrize(
+    "part", ["self_attn.v_proj.weight", "block_sparse_moe.experts.0.w2.weight"]
+)
+def test_a_wrong_entry_beside_wider_experts_is_named(part: str, tmp_path: Path) -> None:
+    """The first tap that parts is looked for among experts, too."""
+    source = saved(of_family("mixtral"), tmp_path / "source")
+    grown = tmp_path / "grown"
+    grow_checkpoint(source, grown, {"intermediate_size": 60})
+    name = f"model.layers.0.{part}"
+    wrong = stored(grown)[name]
+    wrong.view(-1)[5] += 2
+    with_tensors(grown, {name: wrong})
+    result = verify(source, grown)
+    assert not result.same
+    assert result.parting is not None
+
+
+def test_a_mean_is_removed_before_what_is_left_is_rounded(tmp_path: Path) -> None:
+    """Where the mean is large, one rounding of the whole is much of what is left."""
+    model = of_family("gpt_neox").bfloat16()
+    for name, p in model.named_parameters():
+        if name.endswith("dense_4h_to_h.weight"):
+            p.data = (1 + 0.02 * torch.randn(p.shape)).bfloat16()
+    source, grown = saved(model, tmp_path / "source"), tmp_path / "grown"
+    grow_checkpoint(source, grown, WIDER)
+    assert account(source, grown).complete
+    name = "gpt_neox.layers.0.mlp.dense_4h_to_h.weight"
+    right = stored(grown)[name].double()
+    off = right.sign() * 0.45 * torch.finfo(torch.bfloat16).eps
+    with_tensors(grown, {name: (right + off).bfloat16()})
+    assert name.split(".")[2] in first_miss(source, grown)
+
+
 def test_an_upcycled_mixtral_is_the_llama(tmp_path: Path) -> None:
     dense = llama(num_key_value_heads=2)
     source = saved(dense, tmp_path / "dense")

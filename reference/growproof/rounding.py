@@ -81,13 +81,11 @@ class Perturbed(Mapping[str, Tensor]):
 def neighbours(got: Tensor, exact: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
     """True where `got` is one of the two numbers of `dtype` around the exact one.
 
-    exact: float64. size: the largest of the terms that it is a sum of, in which it may
-    have been rounded before they cancelled. What float64 itself rounds is allowed for.
+    exact: float64. size: the largest of the terms that it is a sum of; what float64
+    itself rounds of these is allowed for.
     """
     slack = 8 * unit_roundoff(torch.float64) * size
-    return (got - exact).abs() <= 2 * step(
-        torch.maximum(size, exact.abs()), dtype
-    ) + slack
+    return (got - exact).abs() <= 2 * step(exact, dtype) + slack
 
 
 def largest(x: Tensor) -> float:

@@ -52,7 +52,7 @@ def parting(old: Side, new: Side, known: Accounted, ids: Tensor, seed: int) -> s
         wrong = dict[str, str]()
         for name in x:
             row = table.get(f"{LAYER if prefix else ''}{name}")
-            if row and name in z:
+            if row and name in z and in_one_order(row, at):
                 origins = origins_of(known, name, row, at, old)
                 said = differs(
                     x[name], y[name], z[name], row, origins, growth,
@@ -103,10 +103,17 @@ def origins_of(
         "residual": known.placed.residual,
         "vocab": known.placed.vocab,
     }
-    along |= at.origins(old.decoder) if at else {}
+    along |= at.origins(old.decoder) | {"expert_mlp": at.neurons[0]} if at else {}
     part = OWN.get(name, ("", ""))[0]
     axes = [OWN_AXES.get((part, axis), axis) for axis in row.axes]
     return [along.get(axis) for axis in axes]
+
+
+def in_one_order(row: Row, at: Places | None) -> bool:
+    """Whether all experts' neurons lie alike, where the tap has these."""
+    if at is None or "expert_mlp" not in row.axes:
+        return True
+    return all(torch.equal(neurons, at.neurons[0]) for neurons in at.neurons)
 
 
 def silence(z: Taps) -> str:
