@@ -107,6 +107,9 @@ class Gate:
         self.looked = None if option.verbose > 0 else Counter[tuple[str, str]]()
         self.findings: list[dict[str, Any]] = []
         self.outdated: list[str] = []
+        for path in filter(None, (option.write_xfails, getattr(option, "score", None))):
+            if not Path(path).absolute().parent.is_dir():
+                raise xfails.XfailError(f"{path}: there is no such directory")
         if option.write_xfails and Path(option.write_xfails).exists():
             raise xfails.XfailError(
                 f"{option.write_xfails} exists: name another file, or remove it"
@@ -289,13 +292,29 @@ class Gate:
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         return reporter.stats
 
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)  # around all that store something
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, object, object]:
+        """The outcome; it is none where what was asked for could not be stored."""
+        self.finish(session, exitstatus)
+        try:
+            result = yield
+            if self.option.write_xfails and not self.worker:
+                xfails.dump(self.failures.values(), Path(self.option.write_xfails))
+            return result
+        except OSError as error:
+            what = error.filename or "a file that was asked for"
+            self.nothing = f"no verdict: {what} was not written: {error.strerror}"
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            return None
+
+    def finish(self, session: pytest.Session, exitstatus: int) -> None:
+        """The outcome."""
         asked, self.session = self.judged.asked, session
         if self.worker:
             vars(self.config)["workeroutput"]["growproof_asked"] = asked.plain()
             return
-        if self.option.write_xfails:
-            xfails.dump(self.failures.values(), Path(self.option.write_xfails))
         self.nothing = score.nothing_judged(self.stats(), asked)
         if self.ended:
             self.nothing = (

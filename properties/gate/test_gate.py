@@ -303,6 +303,29 @@ def test_a_run_that_checks_nothing_is_not_0(elsewhere: Path) -> None:
     assert "-k 'no_such_law' selects no law" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (
+            "--score=nowhere/score.json",
+            "nowhere/score.json: there is no such directory",
+        ),
+        ("--write-xfails=nowhere/x", "nowhere/x: there is no such directory"),
+        ("--junitxml={file}/junit.xml", "was not written"),
+    ],
+)
+def test_what_cannot_be_stored_is_no_verdict(
+    option: str, said: str, elsewhere: Path, tmp_path: Path
+) -> None:
+    """Exit 4 and a sentence, before the run where it is known then."""
+    file = tmp_path / "file"
+    file.touch()
+    done = check(elsewhere, "-k", "embedding_is_padded", option.format(file=file))
+    assert done.returncode == 4, done.stdout
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def expected(folder: Path, *lines: str) -> str:
     """A file of expected failures."""
     path = folder / "xfails.txt"
