@@ -20,23 +20,26 @@ same, it may be anything.
 """
 
 import copy
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from growproof.field import Field, FieldTensor, held
-from growproof.models import parameters_of
+from growproof.models import model_class, parameters_of
 from growproof.residues import SQUARES, Unlucky, factors, primes
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .recovery import Map, State, recover
-from .runs import Run, eager, evaluated, exact_buffers, runs
-from .witness import WITNESS, logits, parted, witness
+from .runs import Run, eager, evaluated, exact_buffers, note_modes, runs
+from .witness import WITNESS, logits, outputs, parted, witness
 
 Grower = Callable[[Any, Mapping[str, int]], Any]
 Verdict = Literal["certified", "refused", "undecided", "declined"]
@@ -46,7 +49,9 @@ ENOUGH = -100.0  # log₂ of the error that a certificate may have
 WEIGHTS = ("random", "random again", "small", "permuted, negated, scaled")
 ASSUMED = (
     "The grower treats all weights alike: it does not branch on values that these runs "
-    "do not show, count its calls, or look at the clock; and neither does the model.",
+    "do not show, count its calls, or look at the clock; and neither does the model, nor at "
+    "how many texts and tokens there are, or how they come: tokens or embeddings, places, "
+    "masks, caches, but as in the runs.",
     "The source is handed over as here: in evaluation mode, eager, in float64, with no "
     "parameter frozen; and the weights are in general position: no zero biases, norms "
     "of one or equal rows.",
@@ -173,8 +178,9 @@ def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
     first = models[0]
     if not all(hasattr(m, "config") and hasattr(m, "state_dict") for m in models):
         return f"The grower returned {type(first).__name__}, no transformers model."
-    if any(m.config.to_dict() != first.config.to_dict() for m in models):
-        return "The grown config depends on the values of the weights."
+    said = [m.config.to_dict() | {"_name_or_path": ""} for m in models]
+    if any(config != said[0] for config in said):
+        return "The grown config is another one at each call, or for other weights."
     if any(not p.isfinite().all() for m in models for p in m.parameters()):
         return "The grown weights hold a NaN or an infinity."
     shapes = [{n: p.shape for n, p in parameters_of(m).items()} for m in models]
@@ -184,7 +190,8 @@ def breach(old: Any, models: Sequence[Any], target: Mapping[str, int]) -> str:
         before, now = getattr(old.config, name, None), getattr(first.config, name, None)
         if name == "head_dim" and name not in target:
             continue
-        wanted = target.get(name, before)
+        own = getattr(first.config, "attribute_map", {}).get(name, name)
+        wanted = target.get(name, target.get(own, before))
         if wanted is not None and now != wanted:
             return f"The config's {name} is {now}, not {wanted}."
     return ""
@@ -213,10 +220,12 @@ def judge(
     entries = recover([state(m) for m in olds], [state(m) for m in news], head_dim)
     found["entries"] = entries.tally()
     found["assumed"] = [*ASSUMED, *unseen(olds[0], news[0], target)]
-    twin, lost = reloaded(news[0])
-    found["assumed"] += [lost] if lost else []
     plan = runs(config, config.vocab_size)
-    with eager(*olds, *news, *([twin] if twin else [])):
+    twin, own = stock(news[0])
+    found["assumed"] += [own] if own else []
+    if wrong := twin if isinstance(twin, str) else live(news[0], twin, plan):
+        return "refused", wrong
+    with eager(*olds, *news, twin):
         if heard := chosen(news, config.vocab_size, plan[0], found):
             return "refused", heard
         why = differing(olds[0], (news[0], news[-1]), twin, entries, plan, seed, found)
@@ -260,7 +269,7 @@ def concluded(
     """The verdict: the field says `why` they differ (empty: equal), and now float64."""
     pairs = list(zip(WEIGHTS, olds, news, strict=True))
     first = [run for run in plan if why.startswith(run.name)] or plan[:1]
-    saved = [("random", olds[0], twin)] if why.startswith(SAVED) and twin else []
+    saved = [("random", olds[0], twin)] if why.startswith(SAVED) else []
     try:
         seen = witness(saved or pairs, first, vocab)
         if why and not saved and seen["relative"] <= WITNESS:
@@ -295,7 +304,11 @@ def concluded(
 def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
     """Config fields that differ, and what about long texts the runs do not reach."""
     a, b = old.config.to_dict(), new.config.to_dict()
-    names = sorted(n for n in a.keys() & b.keys() if a[n] != b[n] and n not in target)
+    asked = {
+        *target,
+        *(getattr(old.config, "attribute_map", {}).get(n) for n in target),
+    }
+    names = sorted(n for n in a.keys() & b.keys() if a[n] != b[n] and n not in asked)
     said = []
     if names:
         said.append(
@@ -310,17 +323,94 @@ def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
     return said
 
 
-def reloaded(model: Any) -> tuple[Any, str]:
-    """The model that its own config and state dict make, or why there is none."""
+def stock(model: Any) -> tuple[Any, str]:
+    """The model that its config and state dict make, or why that is not this one's.
+
+    And what is assumed of it: that its class comes along, where transformers has another
+    for its config.
+    """
+    cls, own = type(model), ""
+    with suppress(KeyError):
+        cls = model_class(model.config)
+    made, why = loaded(cls, model)
+    if why and not issubclass(type(model), cls):
+        why = f"{cls.__name__} is what its config makes: {why}"
+    elif why and cls is not type(model):
+        made, why = loaded(type(model), model)
+        own = f"Its class, {type(model).__name__}, is there where it is loaded."
+    return why or made, own
+
+
+def loaded(cls: Any, model: Any) -> tuple[Any, str]:
+    """The model of that class, and why it does not hold what this one does."""
     try:
-        twin = type(model)(copy.deepcopy(model.config)).double().train(model.training)
-        twin.load_state_dict(model.state_dict(), strict=False)
-        return twin, ""
-    except Exception as error:
-        return None, (
-            f"That it can be saved and loaded: {type(model).__name__} could not be built "
-            f"from its config ({type(error).__name__}: {error})."
+        made = cls(copy.deepcopy(model.config)).double().train(model.training)
+        mine, its = (
+            {n: tuple(p.shape) for n, p in parameters_of(m).items()}
+            for m in (model, made)
         )
+        if differ := sorted(n for n in mine | its if mine.get(n) != its.get(n)):
+            name = differ[0]
+            return made, (
+                f"It cannot be saved and loaded: {name} is {mine.get(name, 'not there')}, "
+                f"and {its.get(name, 'not there')} in what its config makes."
+            )
+        made.load_state_dict(model.state_dict(), strict=False)
+        return made, ""
+    except Exception as error:
+        return None, f"It cannot be saved and loaded: {type(error).__name__}: {error}."
+
+
+def live(new: Any, made: Any, plan: Sequence[Run]) -> str:
+    """Where the model as it was returned is not the one that its config and weights make.
+
+    In float64, and with the attention that it came with; experts as their plain loop.
+    """
+    kernel = getattr(new.config, "_attn_implementation", None) or "eager"
+    known = getattr(ALL_ATTENTION_FUNCTIONS.get(kernel), "__module__", "transformers.")
+    for model in (new, made):
+        note_modes(model)
+    for run in plan:
+        try:
+            with eager(new, made, attention=False):
+                mine, its, at = beside(new, made, run)
+            how = f"once it is {SAVED}"
+            if apart(mine, its) <= WITNESS and not known.startswith("transformers."):
+                with eager(new):
+                    its, how = logits(new, run), f"by eager attention, not {kernel!r}"
+        except Exception:  # refused with its reason later
+            return ""
+        if (off := apart(mine, its)) > WITNESS:
+            where = f", from {at} on" if at else ""
+            return (
+                "It is not what its config and weights make: the logits differ by "
+                f"{off:.1e} of the largest{where} {how} ({run.name})."
+            )
+    return ""
+
+
+def unlike_stock(old: Any, news: Sequence[Any], target: Mapping[str, int]) -> str:
+    """Why these are no models of the wanted sizes that config and weights make."""
+    if why := breach(old, news, target):
+        return why
+    made, _ = stock(news[0])
+    plan = runs(old.config, old.config.vocab_size)
+    return made if isinstance(made, str) else live(news[0], made, plan)
+
+
+def beside(new: Any, made: Any, run: Run) -> tuple[Tensor, Tensor, str]:
+    """The logits of both, and the first module whose outputs are not the same."""
+    with outputs(new) as mine, outputs(made) as its:
+        pair = logits(new, run), logits(made, run)
+    shared = (n for n in mine if n in its and apart(mine[n], its[n]) > WITNESS)
+    return *pair, next(shared, "")
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest entry; 0 where neither is finite."""
+    if a.shape != b.shape:
+        return math.inf
+    return float(((a - b).abs().max() / a.abs().max()).nan_to_num(0.0))
 
 
 def differing(
@@ -333,15 +423,10 @@ def differing(
     found: dict[str, Any],
 ) -> str:
     """Why the models are not seen to agree over residues; empty where they agree."""
-    numbers = [k for m in (old, *news) for k in m.config.to_dict().values()]
-    sizes = {
-        q for k in numbers if isinstance(k, int) and 1 < k < 10**6 for q in factors(k)
-    }
+    sizes = {q for m in (old, *news) for k in whole_numbers(m) for q in factors(k)}
     found["primes"] = primes(PRIMES, seed, tuple(sorted(sizes - set(SQUARES))))
     cases = [(run, news[i % 2]) for i, run in enumerate(plan)]
-    names = {*parameters_of(twin)} if twin else set[str]()
-    if names == entries.shapes.keys():
-        cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
+    cases.append((plan[0]._replace(name=SAVED, logits=evaluated), twin))
     found["runs"] = [run.name for run, _ in cases]
     for attempt in range(8):
         field = Field(found["primes"], seed + 1000 * attempt)
@@ -355,6 +440,17 @@ def differing(
             return f"The error is 2^{field.error():.0f}, more than 2^{ENOUGH:.0f}."
         return why
     return "A zero was divided by in every draw."
+
+
+def whole_numbers(model: Any) -> set[int]:
+    """The config's sizes, whose roots may be in a scale: not its tokens and lengths."""
+    usual = type(model.config)().to_dict().keys()
+    said = model.config.to_dict().items()
+    return {
+        k for n, k in said
+        if isinstance(k, int) and 1 < k < 10**6 and n in usual
+        and not n.endswith(("token_id", "position_embeddings", "window"))
+    }  # fmt: skip
 
 
 def compared(

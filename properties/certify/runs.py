@@ -45,15 +45,24 @@ def trained(model: Any, tokens: Tensor) -> Tensor:
 
 
 def cached(model: Any, tokens: Tensor) -> Tensor:
-    """A prompt, then token by token with the cache."""
-    cut = tokens.shape[1] - 2
-    out = model.eval()(input_ids=tokens[:, :cut], use_cache=True)
-    logits, cache = [out.logits], cache_name(model)
-    for t in range(cut, tokens.shape[1]):
-        step = tokens[:, t : t + 1]
-        out = model(input_ids=step, use_cache=True, **{cache: out[cache]})
+    """A prompt with padding on its left, then two tokens at once and one, with the cache."""
+    cut, cache, n = tokens.shape[1] - 3, cache_name(model), tokens.shape[1]
+    mask = torch.ones_like(tokens)
+    mask[0, 0] = 0
+    logits, past = list[Tensor](), dict[str, Any]()
+    for i, j in ((0, cut), (cut, n - 1), (n - 1, n)):
+        step = {"input_ids": tokens[:, i:j], "attention_mask": mask[:, :j]}
+        out = model.eval()(**step, use_cache=True, **past)
+        past = {cache: out[cache]}
         logits.append(out.logits)
-    return torch.cat(logits, 1)
+    return torch.cat(logits, 1)[:, 1:]
+
+
+def embedded(model: Any, tokens: Tensor) -> Tensor:
+    """By their embeddings, each a place further on."""
+    x = model.eval().get_input_embeddings()(tokens)
+    at = torch.arange(1, tokens.shape[1] + 1).expand(len(tokens), -1)
+    return model(inputs_embeds=x, position_ids=at, use_cache=False).logits
 
 
 def padded(model: Any, tokens: Tensor) -> Tensor:
@@ -69,6 +78,7 @@ def runs(config: Any, vocab: int) -> list[Run]:
     limit = getattr(config, "max_position_embeddings", None) or LONG
     window = getattr(config, "sliding_window", None) or 0
     long = min(max(LONG, window + 8 if window <= 256 else 0), limit)
+    long = limit if limit <= 2 * LONG else long
     generator = torch.Generator().manual_seed(0)
 
     def text(batch: int, length: int) -> Tensor:
@@ -79,11 +89,13 @@ def runs(config: Any, vocab: int) -> list[Run]:
         return torch.cat(parts)[: batch * length].reshape(batch, length)
 
     short = min(9, limit)
+    past = min(window + 4, limit) if short < window + 4 <= LONG else short
     return [
         Run("as returned", text(1, short), returned),
         Run("training", text(1, short), trained),
         Run("left padding", text(2, short), padded),
-        Run("cache", text(2, short), cached),
+        Run("cache", text(2, past), cached),
+        Run("embeddings", text(3, min(short, limit - 1)), embedded),
         Run(f"{long} tokens", text(max(1, -(-vocab // long)), long), evaluated),
     ]
 
@@ -120,14 +132,19 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
     return found
 
 
+def note_modes(model: Any) -> None:
+    """Training or evaluation, of each module, as it was returned."""
+    MODES.setdefault(model, [(module, module.training) for module in model.modules()])
+
+
 @contextmanager
-def eager(*models: Any) -> Generator[None]:
+def eager(*models: Any, attention: bool = True) -> Generator[None]:
     """Attention and experts as their plain loops, and afterwards as they were."""
-    names = "_attn_implementation", "_experts_implementation"
+    names = ("_experts_implementation", *(("_attn_implementation",) * attention))
     kept = [(m, [getattr(m.config, n, None) for n in names]) for m in models]
     try:
         for m in models:
-            MODES[m] = [(module, module.training) for module in m.modules()]
+            note_modes(m)
             for n in names:
                 if hasattr(m.config, n):
                     setattr(m.config, n, "eager")

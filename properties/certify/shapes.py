@@ -27,7 +27,16 @@ from growproof.table import Row, pairs, parameters
 from torch import Tensor
 from tqdm import tqdm
 
-from .certificates import WEIGHTS, Certificate, Grower, certify, grown_by, source, state
+from .certificates import (
+    WEIGHTS,
+    Certificate,
+    Grower,
+    certify,
+    grown_by,
+    source,
+    state,
+    unlike_stock,
+)
 from .command import TINY, VARIANTS, Case, config_of, needs
 from .recovery import Map, recover
 
@@ -213,6 +222,8 @@ def observe(seen: Seen, grower: Grower, old: Sizes, new: Sizes, case: Case) -> N
     growth = plan_model(config, case.target)
     olds = [source(config, run) for run in range(len(WEIGHTS))]
     news = [grown_by(grower, model, case.target) for model in olds]
+    if why := unlike_stock(olds[0], news, case.target):
+        raise Uneven(why)
     lanes = growth.old.head_dim
     entries = recover([state(m) for m in olds], [state(m) for m in news], lanes)
     ratios = [math.log(new[a] / old[a]) for a in AXES if a in old]
@@ -295,10 +306,16 @@ def all_shapes(grower: Grower, asked: Question) -> Certificate:
         rule = monomials(seen, [a for a in AXES if a in old])
         if by_layers := [n for n, e in rule.items() if "layers" in e]:
             raise Uneven(f"{by_layers[0]}: its scalar depends on the number of layers")
-    except (Uneven, NotImplementedError, GrowthError) as error:
+    except Exception as error:
+        declined = isinstance(error, Uneven | NotImplementedError | GrowthError)
+        if not declined:
+            said = (
+                f"With {shown(*shape[:2])}, it raised {type(error).__name__}: {error}."
+            )
+            return replace(found, verdict="refused", reason=said)
         why = (
             f"Certified at {shown(old, new)}, but not at all shapes: with "
-            f"{shown(*shape[:2])}, {error}."
+            f"{shown(*shape[:2])}, {str(error).rstrip('.')}."
         )
         return replace(found, verdict="undecided", reason=why)
     assumed = (

@@ -1,5 +1,7 @@
 """What the certifier refuses: planted faults, each with its place."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +10,14 @@ import growproof
 import pytest
 import torch
 from torch import nn
+from transformers import AttentionInterface, LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..growers.known_bad import BY_NAME as BAD
+from ..laws.domain import CORE
+from .certificates import certify
+from .command import FAMILIES, config_of
+from .shapes import all_shapes, questions
 from .test_certificates import LLAMA_ALL, after, edited, fitted, judged, times
 
 
@@ -123,6 +131,170 @@ def test_planted_faults_are_refused_with_their_place(name: str) -> None:
     found = judged(grower, "llama", LLAMA_ALL)
     assert found.verdict == "refused", found.reason
     assert reason in found.reason
+
+
+def lying(model: Any, target: Any) -> Any:
+    """The source itself, whose config says that it has grown."""
+    new = copy.deepcopy(model)
+    for name, size in target.items():
+        setattr(new.config, name, size)
+    return new
+
+
+def another_parameter(new: Any, old: Any) -> None:
+    """A gain that no stock code has: lost when it is saved."""
+    new.lm_head.weight *= 0.5
+    new.lm_head.gain = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    new.lm_head.register_forward_hook(lambda m, i, y: y * m.gain)
+
+
+class Twice(LlamaForCausalLM):
+    """Whose config names another class."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out: Any = super().forward(*args, **kwargs)
+        out.logits = 2 * out.logits
+        return out
+
+
+def another_class(new: Any, old: Any) -> None:
+    new.lm_head.weight *= 0.5
+    new.__class__ = Twice
+
+
+def another_kernel(new: Any, old: Any) -> None:
+    """Attention of its own."""
+    stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def louder(*args: Any, **kwargs: Any) -> Any:
+        out, weights = stock(*args, **kwargs)
+        return 3 * out, weights
+
+    AttentionInterface.register("louder", louder)
+    new.config._attn_implementation = "louder"
+
+
+def config_says(**fields: Any) -> Any:
+    """Another config than the modules were made of."""
+
+    def change(new: Any, old: Any) -> None:
+        new.config = copy.deepcopy(new.config)
+        for name, value in fields.items():
+            setattr(new.config, name, value)
+
+    return edited(change)
+
+
+def far_places_lost(new: Any, old: Any) -> None:
+    new.transformer.wpe.weight[80:] = 0
+
+
+def behind_a_cache(
+    past_key_values: Any = None, input_ids: Any = None, **_: Any
+) -> bool:
+    """Several tokens at once."""
+    return past_key_values is not None and input_ids.shape[1] > 1
+
+
+def on_the_way(seen: Callable[..., bool]) -> Any:
+    """Twice the logits, where forward is called in some way."""
+
+    def change(new: Any, old: Any) -> None:
+        forward = new.forward
+
+        @functools.wraps(forward)
+        def other(*args: Any, **kwargs: Any) -> Any:
+            out = forward(*args, **kwargs)
+            if seen(**kwargs):
+                out.logits = out.logits * 2
+            return out
+
+        new.forward = other
+
+    return edited(change)
+
+
+LIVE: dict[str, tuple[Any, str, dict[str, Any], dict[str, Any], str]] = {
+    "sizes in the config alone": (
+        lying, "llama", {"intermediate_size": 9}, {}, "cannot be saved and loaded",
+    ),
+    "layers in the config alone": (
+        lying, "llama", {"num_hidden_layers": 3}, {}, "cannot be saved and loaded",
+    ),
+    "a parameter more": (
+        edited(another_parameter), "llama", {"hidden_size": 12}, {}, "lm_head.gain is",
+    ),
+    "untied, and tied in the config": (
+        edited(untied), "llama", {"hidden_size": 12}, {"tie_word_embeddings": True},
+        "lm_head.weight is",
+    ),
+    "a class of its own": (
+        edited(another_class), "llama", {"intermediate_size": 9}, {}, "once it is saved",
+    ),
+    "a kernel of its own": (
+        edited(another_kernel), "llama", {"intermediate_size": 9}, {}, "not 'louder'",
+    ),
+    "dropout in the config": (
+        config_says(attention_dropout=0.5), "llama", {"intermediate_size": 9}, {},
+        "(training)",
+    ),
+    "a window in the config": (
+        config_says(sliding_window=12), "mistral", {"intermediate_size": 14}, {},
+        "(cache)",
+    ),
+    "layer types in the config": (
+        config_says(layer_types=["full_attention", "sliding_attention"]), "gemma2",
+        {"intermediate_size": 14}, {}, "once it is saved",
+    ),
+    "positions past 80": (
+        edited(far_places_lost), "gpt2",
+        {"n_inner": 140}, {}, "96 tokens",
+    ),
+    "embeddings": (
+        on_the_way(lambda inputs_embeds=None, **_: inputs_embeds is not None), "llama",
+        {"intermediate_size": 9}, {}, "(embeddings)",
+    ),
+    "tokens behind a cache": (
+        on_the_way(behind_a_cache), "llama",
+        {"intermediate_size": 9}, {}, "(cache)",
+    ),
+    "whole numbers": (
+        edited(lambda new, old: new.lm_head.register_forward_hook(
+            lambda m, i, y: (y * 2.0**52).to(torch.int64).to(y.dtype) / 2.0**52) and None),
+        "llama", {"intermediate_size": 9}, {}, "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_what_is_returned_is_what_config_and_weights_make(name: str) -> None:
+    """Or it is refused, on every run; a cast has no meaning, and is never certified."""
+    grower, family, target, fields, reason = LIVE[name]
+    config = config_of(family, FAMILIES[family] | fields)
+    found = certify(grower, config, target)
+    assert found.verdict == "refused" if reason else "undecided", found.reason
+    assert reason in found.reason
+
+
+def test_all_shapes_are_looked_at_as_they_were_returned() -> None:
+    """Right at the shape that decides, and nowhere else; and one that raises elsewhere."""
+
+    def elsewhere(new: Any, old: Any) -> None:
+        if new.config.hidden_size != 84:
+            new.lm_head.register_forward_hook(lambda m, i, y: 2 * y)
+
+    def narrow(model: Any, target: Any) -> Any:
+        if model.config.hidden_size < 8:
+            raise ValueError("too narrow")
+        return growproof.grow(model, target)
+
+    asked = next(q for q in questions(["llama"], CORE) if q.name == "")
+    found = all_shapes(edited(elsewhere), asked)
+    assert found.verdict == "undecided"
+    assert "not what its config and weights make" in found.reason
+    found = all_shapes(narrow, asked)
+    assert found.verdict == "refused"
+    assert "it raised ValueError: too narrow" in found.reason
 
 
 def test_an_untied_result_is_refused() -> None:

@@ -104,7 +104,7 @@ NO_RULE = {
         times(q_proj=shared, k_proj=lambda n, o: 1 / shared(n, o)),
         "number of layers",
     ),
-    "another config": (edited(other_activation), "the config: activation"),
+    "another config": (edited(other_activation), "not what its config and weights make"),
     "trainable": (
         edited(lambda new, old: None, fill="trainable"),
         "new entries are not zero",

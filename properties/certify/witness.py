@@ -17,9 +17,32 @@ WITNESS = 1e-11  # relative difference of logits: float64 rounding stays near 1e
 SPANNED = 1e-8  # what is left of a lane outside the span of others, relative to it
 
 
+class Certain(Wide):
+    """And nothing left to chance: dropout loses nothing, and noise is at its bound."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        name, x, rest = (
+            str(func.overloadpacket),
+            next(iter(args), torch.empty(0)),
+            args[1:],
+        )
+        if name == "aten.bernoulli_":
+            return x.fill_(1)
+        if name == "aten.uniform_":
+            return x.fill_(rest[1] if len(rest) > 1 else 1)
+        if name == "aten.native_dropout":
+            kept = rest[1] is not False
+            return x / (1 - rest[0]) if kept else x, torch.ones_like(
+                x, dtype=torch.bool
+            )
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def logits(model: Any, run: Run) -> Tensor:
     """The logits in float64, no float below it."""
-    with Wide(), with_values(model, {}):
+    with Certain(), with_values(model, {}):
         return run.logits(model, run.tokens).detach().double()
 
 

@@ -29,7 +29,11 @@ def masked_fill(field: "Field", x: Any, mask: Tensor, value: Any) -> "FieldTenso
 
 
 @op("_to_copy", "clone")
-def copied(field: "Field", x: Any, *_: Any, **__: Any) -> "FieldTensor":
+def copied(
+    field: "Field", x: Any, *_: Any, dtype: torch.dtype | None = None, **__: Any
+) -> "FieldTensor":
+    if dtype and not dtype.is_floating_point:
+        raise NotImplementedError(f"a cast to {dtype} has no meaning over residues")
     out = x.residues.clone(memory_format=torch.contiguous_format)
     return field.tensor(out, x.bound.degree, marked=x.bound.marked)
 
@@ -145,6 +149,17 @@ def pad(field: "Field", x: Any, sizes: Any, value: Any = 0) -> "FieldTensor":
 def bernoulli(field: "Field", x: Any, p: float = 0.5, **_: Any) -> "FieldTensor":
     """Dropout: a symbol of its rate, so that other rates give other values."""
     symbol = field.ring.function("dropout", field.ring.number(p))
+    return field.written(x, field.tensor(symbol.expand(*x.shape, -1).clone(), 0))
+
+
+@op("uniform_", "uniform")
+def uniform(field: "Field", x: Any, a: float = 0, b: float = 1, **_: Any) -> Any:
+    """Noise, as a router's: a symbol of its bounds."""
+    bounds = (
+        field.ring.function(end, field.ring.number(y))
+        for end, y in (("a", a), ("b", b))
+    )
+    symbol = field.ring.function("uniform", sum(bounds) % field.ring.p)
     return field.written(x, field.tensor(symbol.expand(*x.shape, -1).clone(), 0))
 
 

@@ -4,8 +4,8 @@
 Every prime is near 2³¹ and 7 modulo 8, and small primes are squares modulo each. Then
 of x and −x just one is a square, as if it were the positive one; x^((p+1)/4) is the
 square that squares to ±x, so that √(xy) = √x·√y for all x and y, and (√q)² = q for the
-fractions q that scales are made of. A real number is read as ±q, ±√q or ±⁴√q where one of
-small height rounds to it; any other is a symbol, a random residue of its own.
+fractions q that scales are made of. A real number is read as ±q, ±√q, ±⁴√q or ±(√q − 1)
+where one of small height rounds to it; any other is a symbol, a random residue of its own.
 
 A *random function* maps the residues of a number modulo all primes together to random
 ones, so that two different terms give it one argument only if they agree modulo each.
@@ -208,6 +208,10 @@ class Residues:
             if q and self.squares(q):
                 root = self.root(self.exact(q))
                 return root if degree == 2 else self.root(root)
+        for sign, root in ((1, x + 1), (-1, 1 - x)):  # √q − 1, and 1 − √q
+            q = fraction(root**2) if root > 0 else None
+            if q and self.squares(q):
+                return sign * (self.root(self.exact(q)) - 1) % self.p
         symbol = self.known(torch.tensor([x], dtype=torch.float64)).view(torch.int64)
         return self.function("symbol", symbol[:, None])[0]
 
