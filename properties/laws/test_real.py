@@ -15,7 +15,7 @@ from .published import PUBLISHED, Published
 from .registry import hygiene, law, lossless
 from .strategies import named, sized_config
 from .test_decoder import logits_are_equal, stock_logits_are_equal
-from .test_handed_back import as_it_was_given
+from .test_handed_back import as_asked, as_it_was_given, as_of_its_config
 from .test_hygiene import commutes_with_rounding
 from .test_world import bits
 from .world import FIRST, and_opposite, changed
@@ -206,3 +206,13 @@ def test_constants_of_published_models_are_heeded(grower, family: str) -> None:
             last = case.hf_config.max_position_embeddings - case.tokens
             at = torch.arange(last, last + case.tokens)[None]
             stock_logits_are_equal(grown, "eager", position_ids=at)
+
+
+@law(hygiene, claim=claims.HYGIENE, family=tuple(PUBLISHED))
+def test_published_configs_are_kept(grower, family: str) -> None:
+    """Each entry that does not grow is the published one, and each module heeds it."""
+    for model in PUBLISHED[family]:
+        if case := next(published_cases(family, model), None):
+            grown = grow(case, grower)
+            as_asked(grown)
+            as_of_its_config(grown.model)

@@ -343,7 +343,7 @@ def plain_fields(module: torch.nn.Module) -> dict[str, Any]:
         name: value for name, value in vars(module).items()
         if isinstance(value, int | float | str | bool | tuple)
         and not name.startswith("_") and "cached" not in name
-        and name != "gradient_checkpointing"
+        and name not in ("gradient_checkpointing", "name_or_path")
     }  # fmt: skip
 
 

@@ -52,6 +52,33 @@ def frozen_alike(grown: Any, source: Any) -> None:
             p.requires_grad_(first.requires_grad)
 
 
+class Forgetful(LlamaForCausalLM):
+    """Which sees padding, but not once there is a cache."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Any = None, attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
+        past = kwargs.get("past_key_values", kwargs.get("cache"))
+        if past is not None and past.get_seq_length() and attention_mask is not None:
+            attention_mask = torch.ones_like(attention_mask)
+        return super().forward(input_ids, attention_mask, **kwargs)
+
+
+def padding_forgotten(grown: Any, source: Any) -> None:
+    """A class of its own."""
+    grown.__class__ = Forgetful
+
+
+def windows_halved(grown: Any, source: Any) -> None:
+    """Where they are as long as published ones."""
+    window = getattr(grown.config, "sliding_window", None) or 0
+    if window > 500:
+        grown.config.sliding_window = window // 2
+        for module in grown.modules():
+            if getattr(module, "sliding_window", None):
+                module.sliding_window = window // 2
+
+
 def sizes_stale(grown: Any, source: Any) -> None:
     """Linear layers that say what they were."""
     for module in grown.modules():
@@ -266,6 +293,8 @@ FAULTS: dict[str, tuple[str, Change]] = {
     ),
     "gradients of the source": ("test_nothing_is_shared", with_its_gradients),
     "activation": (MADE, activation_by_hand),
+    "padding behind a cache": ("test_left_padding", padding_forgotten),
+    "windows of 4096 halved": ("test_published_configs_are_kept[mistral]", windows_halved),
     "buffers": ("test_nothing_is_shared", buffers_shared),
 }  # fmt: skip
 
