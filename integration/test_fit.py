@@ -215,6 +215,9 @@ def test_a_plan_writes_nothing(
     assert not grown.exists()
     assert main([*arguments[:3]]) == 0
     assert "fits as it is" in capsys.readouterr().out
+    narrow = ["fit", str(checkpoint), str(checkpoint.with_name("narrow"))]
+    assert main([*narrow, "--dtype=bfloat16"]) == 0
+    assert "once each weight is bfloat16" in capsys.readouterr().out.replace("\n", " ")
     assert main([*arguments, "--max-growth=1.01"]) == 4
     assert "more than max_growth 1.01" in capsys.readouterr().err
     assert main([*arguments, "--spread"]) == 4
@@ -225,6 +228,23 @@ def test_a_plan_writes_nothing(
     assert "exists: choose another, or --force" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--head-dim=8,x"])
+
+
+@pytest.mark.parametrize("wish", ["--tp=3", "--block=64", "--head-dim=16"])
+def test_a_phi_whose_factors_count_its_lanes_fits(wish: str, tmp_path: Path) -> None:
+    """transformers takes hidden_size / heads for the lanes that the factors are of."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [1.0, 2.0, 3.0, 4.0], "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    model = loud(
+        "phi3", hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        rope_parameters=rope, original_max_position_embeddings=32,
+        max_position_embeddings=128,
+    )  # fmt: skip
+    source = tmp_path / "source"
+    model.float().save_pretrained(source)
+    assert main(["fit", str(source), str(tmp_path / "grown"), wish]) == 0
 
 
 def test_fit_grows_and_verifies(

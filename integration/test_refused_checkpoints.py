@@ -298,9 +298,16 @@ def test_a_config_that_transformers_refuses_is_refused(tmp_path: Path) -> None:
         grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 32})
 
 
-def test_code_is_not_taken_along(source: Path, tmp_path: Path) -> None:
+def test_code_is_not_taken_along(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = shutil.copytree(source, tmp_path / "source")
     (source / "tokenization_own.py").write_text("raise SystemExit")
     (source / "tokenizer_own.py").write_text("raise SystemExit")
-    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    (source / "NOTICE").write_text("whose it is")
+    arguments = ["grow", str(source), str(tmp_path / "grown"), "--hidden-size=24"]
+    assert main(arguments) == 0
     assert not [*(tmp_path / "grown").glob("*.py")]
+    said = capsys.readouterr().out
+    assert "not taken along: tokenization_own.py, tokenizer_own.py (code" in said
+    assert (tmp_path / "grown" / "NOTICE").is_file()

@@ -60,7 +60,7 @@ COMPANIONS = (
     "generation_config.json", "tokenizer*", "special_tokens_map.json",
     "added_tokens.json", "vocab*", "merges.txt", "*.tiktoken", "tekken.json",
     "spiece.model", "sentencepiece*", "chat_template*", "additional_chat_templates",
-    "LICENSE*",
+    "LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*", "*processor_config.json",
 )  # fmt: skip
 
 
@@ -305,6 +305,14 @@ def copy_companions(source: Path, directory: Path) -> None:
     if fields.keys() - KEPT_BY_CONFIG:
         fields.pop("_from_model_config", None)
         told.write_text(json.dumps(fields, indent=2) + "\n", "utf-8")
+
+
+def left_behind(source: Path, destination: Path) -> list[str]:
+    """Files of a checkpoint that its growth has not: its card, its code, and the like."""
+    weights = re.compile(r"\..*|.*\.(safetensors|index\.json|bin|pth?|gguf|msgpack|h5)")
+    names = (path.name for path in source.iterdir()) if source.is_dir() else ()
+    there = {path.name for path in destination.iterdir()}
+    return sorted(n for n in names if n not in there and not weights.fullmatch(n))
 
 
 KEPT_BY_CONFIG = {

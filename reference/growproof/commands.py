@@ -63,13 +63,14 @@ def fit(options: argparse.Namespace) -> int:
     if target and options.dry_run and is_quantised(options.source):
         rehearse(options.source, target, policies)
     print("\n".join(lines(plan, wanted, CONTEXT)))
-    if not target:
+    if not target and not options.dtype:
         print(
             f"\nnothing to grow: {options.source} fits as it is, and nothing is written"
         )
-    if target and options.dry_run:
+    if not target and not options.dtype:
+        return OK
+    if options.dry_run:
         refuse_overwriting(options.source, options.destination, force=options.force)
-    if options.dry_run or not target:
         return OK
     print()
     written(options, target, policies)
@@ -96,6 +97,7 @@ def written(
     options: argparse.Namespace, target: Mapping[str, int], policies: "Policies"
 ) -> None:
     """Grow the checkpoint, and say what became of its sizes and of its softmax."""
+    from growproof.checkpoints import left_behind
     from growproof.family import SIZES as FIELDS
     from growproof.quantised import is_quantised
     from growproof.table import count
@@ -118,6 +120,13 @@ def written(
             "every code and scale is the old one; decoded, all old weights are the same "
             "and all new ones zero"
         )
+    if left := left_behind(options.source, options.destination):
+        said = f"not taken along: {', '.join(left)}"
+        if any(name.endswith(".py") for name in left):
+            said += (
+                " (code is neither run nor copied: add it where the tokenizer needs it)"
+            )
+        print("\n" + textwrap.fill(said, 88))
     print(f"\nwritten to {options.destination}")
 
 
@@ -173,9 +182,12 @@ def new_tokens(directory: Path, growth: "Growth") -> str:
 def verify(options: argparse.Namespace) -> int:
     """`growproof verify`: print the table, exit by its verdict."""
     quiet_transformers()
+    from growproof.reading import text_in
     from growproof.verify import render, verify
 
-    text = options.text.read_text("utf-8") if options.text else None
+    text = text_in(options.text) if options.text else None
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise ValueError(f"{options.json}: there is no such directory")
     result = verify(
         options.source,
         options.destination,

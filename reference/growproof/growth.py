@@ -302,7 +302,7 @@ def refuse_placement(growth: Growth) -> None:
         if before != after and (before % policies.spread or after % policies.spread):
             raise GrowthError(
                 f"{name} {before} → {after} cannot be spread over {policies.spread} "
-                "equal blocks: both must be multiples of it. Leave spread at 1, or "
+                "equal blocks: both must be multiples of it. Do not spread them, or "
                 "choose other sizes"
             )
     layers = layers_of(old.layers, policies.depth)

@@ -20,7 +20,7 @@ from growproof.family import SIZES, Family
 from growproof.fit import Plan, Rules, Wanted, fit
 from growproof.growth import Growth, Policies, layers_before, plan
 from growproof.padding import State, grow_state, shrink_state
-from growproof.reading import MOST_SIZE, most_of, refused
+from growproof.reading import MOST_SIZE, BadInput, most_of, refused
 from growproof.rotary import refuse_frequencies
 from growproof.vocabulary import suppressed
 
@@ -312,15 +312,32 @@ def fit_model(
             if head_dim > d.head_dim and not family.tied_head_dim:
                 plan_model(config, {"head_dim": head_dim}, policies)
             serving.append(head_dim)
+        except BadInput:  # transformers', which may take it with another hidden size
+            serving.append(head_dim)
         except GrowthError as error:
             refused.append(f"head_dim {head_dim}: {error}")
     if refused and not any(k >= d.head_dim for k in serving):
         raise GrowthError("; ".join(refused))
-    found = fit(d, replace(wanted, head_dims=tuple(serving)), rules_of(family))
+    wanted, rules = replace(wanted, head_dims=tuple(serving)), rules_of(family)
+    try:
+        return settled(config, wanted, rules, policies)
+    except BadInput:  # a class that takes hidden_size / heads for the head_dim
+        if rules.tied_head_dim:
+            raise
+        wanted = replace(wanted, head_dims=wanted.head_dims or (d.head_dim,))
+        rules = replace(rules, tied_head_dim=True)
+        return settled(config, wanted, rules, policies)
+
+
+def settled(
+    config: Any, wanted: Wanted, rules: Rules, policies: Policies | None
+) -> tuple[Plan, dict[str, int]]:
+    """The same by these rules. BadInput where transformers refuses the config."""
+    found, family = fit(decoder_of(config), wanted, rules), family_of(config)
     target = {
         family.sizes[name]: size
         for name in family.sizes
-        if (size := getattr(found.new, name)) != getattr(d, name)
+        if (size := getattr(found.new, name)) != getattr(found.old, name)
     }
     growth = plan_model(config, target, policies)
     config_of(config, growth)  # what transformers itself refuses of these sizes
