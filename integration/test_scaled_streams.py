@@ -129,3 +129,33 @@ def test_a_source_of_few_positions_can_be_measured(tmp_path: Path) -> None:
     measured = {check.name: check.passed for check in found.checks}
     assert "greedy continuation" in measured
     assert False in measured.values()
+
+
+PAIRS: dict[str, tuple[str, dict[str, float], bool]] = {
+    "up and down": ("llama", {"up_proj": 3, "down_proj": 1 / 3}, True),
+    "values and o": ("llama", {"v_proj": 1.7, "o_proj": 1 / 1.7}, True),
+    "queries and keys": ("llama", {"q_proj": 1.7, "k_proj": 1 / 1.7}, True),
+    "experts": ("mixtral", {"w3": 3, "w2": 1 / 3}, True),
+    "one of two": ("llama", {"up_proj": 3}, False),
+    "no inverses": ("llama", {"up_proj": 1.7, "down_proj": 1 / 1.71}, False),
+    "around a gate": ("llama", {"gate_proj": 3, "down_proj": 1 / 3}, False),
+    "around an activation": (
+        "gpt_neox", {"dense_h_to_4h": 3, "dense_4h_to_h": 1 / 3}, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_factors_that_cancel_are_allowed_their_rounding(
+    name: str, dtype: str, tmp_path: Path
+) -> None:
+    """k W and W' / k had to be rounded once where k is no power of two."""
+    family, factors, same = PAIRS[name]
+    source = saved(of_family(family).to(getattr(torch, dtype)), tmp_path / "source")
+
+    def scaled(name: str, w: Tensor) -> Tensor:
+        k = next((k for part, k in factors.items() if part in name), 1)
+        return (w.double() * k).to(w.dtype)
+
+    assert verify(source, changed(source, scaled)).same is same

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from growproof.blocks import blocks
 from growproof.growth import Growth
-from growproof.rounding import holds, neighbours
+from growproof.rounding import holds, neighbours, unit_roundoff
 from growproof.scatter import centred
 from growproof.table import Row
 from growproof.verify.placing import integers
 
 NARROW = (torch.bfloat16, torch.float16)
+INVERSE = (("up", "down"), ("v", "o"), ("q", "k"), ("expert_up", "expert_down"))
 ROWS = 64  # of a tensor with wrong entries, that are told
 
 
@@ -26,7 +27,8 @@ class Miss:
     index: of the first. wrong: how many. relative: ‖got − expected‖ / ‖expected‖.
     narrow: dtypes of which the entries are roundings of the source's. rows: the first of
     those with a wrong entry. mended: the tensor as it should be, of one expert if it has
-    several; None where that is not known.
+    several; None where that is not known. factor: (k, how well it is known) where each
+    entry is k times what it should be, rounded once.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Miss:
     narrow: frozenset[torch.dtype] = frozenset()
     rows: tuple[int, ...] = ()
     expert: int | None = None
+    factor: tuple[float, float] | None = None
     mended: Callable[[], Tensor] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
@@ -59,6 +62,23 @@ class Account:
     tensors: int = 0
     misses: list[Miss] = field(default_factory=list[Miss])
     narrowed: dict[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
+
+    @functools.cached_property
+    def rescaled(self) -> set[str]:
+        """The parts that are k times, and 1 / k times, what they should be, in a layer.
+
+        Whether that is the same function is measured; rounded they had to be.
+        """
+        factors = {(m.name, m.expert): m.factor for m in self.misses if m.factor}
+        found = set[str]()
+        for (name, expert), (k, within) in factors.items():
+            for one, other in INVERSE:
+                opposite = name.replace(f".{one}.", f".{other}.")
+                if opposite != name and (opposite, expert) in factors:
+                    inverse, more = factors[opposite, expert]
+                    if abs(k * inverse - 1) <= within + more:
+                        found |= {one, other}
+        return found
 
 
 def taken(x: Tensor, origins: Sequence[Tensor]) -> Tensor:
@@ -223,6 +243,8 @@ def missed(name: str, y: Tensor, seen: Looked) -> Miss:
     off = length(inside - k * w) / size
     if abs(k - 1) > 1e-3 and off < 0.01 * abs(k):
         said += f" (all of it is {k:.4g} of what it should be)"
+    alike = neighbours(inside, w * k, (w * k).abs(), y.dtype).all()
+    clean = bool(alike) and not bool((wrong & ~held).any())
     narrow = {t for t in NARROW if torch.equal(inside, w.to(t).double())}
     return Miss(
         name=name,
@@ -231,6 +253,7 @@ def missed(name: str, y: Tensor, seen: Looked) -> Miss:
         wrong=int(wrong.sum()),
         relative=length(inside - w) / size,
         narrow=frozenset(narrow),
+        factor=(k, 4 * unit_roundoff(y.dtype) / len(w) ** 0.5) if clean else None,
         rows=tuple(integers(wrong.flatten(1).any(1).nonzero().flatten()[:ROWS]))
         if wrong.ndim > 1
         else (),

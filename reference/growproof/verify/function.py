@@ -37,14 +37,17 @@ def precision(
     """What each weight of a decoder, one of the two, had to be rounded to once.
 
     The destination's dtype, where it is a narrower one, or where the growth has a scalar
-    or a centring for it; else it need not change at all, and float64 rounds its sums.
+    or a centring for it, or it was rescaled beside another; else it need not change at
+    all, and float64 rounds its sums.
     """
     table, scaling = rows(d), known.scaling
+    rescaled = known.account.rescaled if known.account else set[str]()
     narrower = not holds(new.dtype, old.dtype)
 
     def dtype_of(name: str) -> torch.dtype:
         row, part = table[template_of(name)], name.split(".")[-2]
         must = narrower or scaling is None or scaling.changes(part, row)
+        must = must or part in rescaled
         return new.dtype if must else torch.float64
 
     return dtype_of
