@@ -203,6 +203,20 @@ def test_a_mean_is_removed_before_what_is_left_is_rounded(tmp_path: Path) -> Non
     assert name.split(".")[2] in first_miss(source, grown)
 
 
+@pytest.mark.parametrize(("off", "same"), [(0.05, False), (0.02, False), (0.008, True)])
+def test_a_wrong_entry_is_judged_by_its_own_rounding(
+    off: float, same: bool, tmp_path: Path
+) -> None:
+    """And not by that of all the others, which are as they should be."""
+    source = saved(of_family("llama").bfloat16(), tmp_path / "source")
+    grow_checkpoint(source, tmp_path / "grown", WIDER | {"head_dim": 12})
+    name = "model.layers.0.input_layernorm.weight"
+    wrong = stored(tmp_path / "grown")[name].clone()
+    wrong[wrong.abs().argmax()] *= 1 + off
+    result = verify(source, with_tensors(tmp_path / "grown", {name: wrong}))
+    assert result.same is same
+
+
 def test_an_upcycled_mixtral_is_the_llama(tmp_path: Path) -> None:
     dense = llama(num_key_value_heads=2)
     source = saved(dense, tmp_path / "dense")

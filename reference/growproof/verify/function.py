@@ -176,7 +176,8 @@ def of_the_missed(
     """What the tensors that are not accounted for do, all else being right.
 
     The destination beside itself with these as they should be; the budget is what rounding
-    them once does, those that had to change at all. Their tokens are put into the text.
+    their wrong entries once does, those that had to change at all. Their tokens are put
+    into the text.
     """
     misses = known.account.misses if known.account else []
     if not misses or any(miss.mended is None for miss in misses):
@@ -194,8 +195,13 @@ def of_the_missed(
         return needed(name) if name in missed else torch.float64
 
     right = new.state.map(lambda name, x: as_it_should_be(x, missed.get(name, [])))
-    shaken = Perturbed(right, dtype_of, seed)
     got = new.state.map(lambda _, x: x.double())
+    rounded = Perturbed(right, dtype_of, seed)
+    shaken = right.map(
+        lambda name, x: (
+            torch.where(x == got[name], x, rounded[name]) if name in missed else x
+        )
+    )
     want, moved, found = (
         last_logits(stages(new.decoder, state, ids), tqdm(disable=True))
         for state in (right, shaken, got)
