@@ -232,9 +232,10 @@ def reasons(
 ) -> Iterator[tuple[str, str]]:
     """(size, why it has grown), for each that has."""
     on, block = f"{wanted.ranks} ranks", f"blocks of {wanted.block}"
-    share = f"{on} × {block}" if wanted.block > 1 else on
+    shares = [on] * (wanted.ranks > 1) + [block] * (wanted.block > 1)
+    share = " × ".join(shares) or on
     why = {
-        "heads": f"divides among {on}",
+        "heads": f"divides among {on}" if wanted.ranks > 1 else f"with head_dim: {block}",
         "groups": f"divides among {on}, or they among it",
         "head_dim": "a supported size",
         "mlp": f"divides by {share}",
