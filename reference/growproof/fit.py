@@ -235,7 +235,9 @@ def reasons(
     shares = [on] * (wanted.ranks > 1) + [block] * (wanted.block > 1)
     share = " × ".join(shares) or on
     why = {
-        "heads": f"divides among {on}" if wanted.ranks > 1 else f"with head_dim: {block}",
+        "heads": f"divides among {on}"
+        if wanted.ranks > 1
+        else f"with head_dim: {block}",
         "groups": f"divides among {on}, or they among it",
         "head_dim": "a supported size",
         "mlp": f"divides by {share}",
