@@ -67,7 +67,6 @@ def fit(options: argparse.Namespace) -> int:
         print(
             f"\nnothing to grow: {options.source} fits as it is, and nothing is written"
         )
-    if not target and not options.dtype:
         return OK
     if options.dry_run:
         refuse_overwriting(options.source, options.destination, force=options.force)

@@ -145,11 +145,16 @@ def pad(field: "Field", x: Any, sizes: Any, value: Any = 0) -> "FieldTensor":
     return field.tensor(out, x.bound.degree, marked=x.bound.marked)
 
 
+def everywhere(field: "Field", x: Any, symbol: Tensor) -> "FieldTensor":
+    """x, each entry of it this symbol."""
+    return field.written(x, field.tensor(symbol.expand(*x.shape, -1).clone(), 0))
+
+
 @op("bernoulli_", "bernoulli")
 def bernoulli(field: "Field", x: Any, p: float = 0.5, **_: Any) -> "FieldTensor":
     """Dropout: a symbol of its rate, so that other rates give other values."""
     symbol = field.ring.function("dropout", field.ring.number(p))
-    return field.written(x, field.tensor(symbol.expand(*x.shape, -1).clone(), 0))
+    return everywhere(field, x, symbol)
 
 
 @op("uniform_", "uniform")
@@ -160,7 +165,7 @@ def uniform(field: "Field", x: Any, a: float = 0, b: float = 1, **_: Any) -> Any
         for end, y in (("a", a), ("b", b))
     )
     symbol = field.ring.function("uniform", sum(bounds) % field.ring.p)
-    return field.written(x, field.tensor(symbol.expand(*x.shape, -1).clone(), 0))
+    return everywhere(field, x, symbol)
 
 
 @op("native_dropout")

@@ -14,7 +14,7 @@ from growproof.clone import Taps, stages
 from growproof.decoder import Decoder, GrowthError
 from growproof.models import build
 from growproof.padding import State
-from growproof.rounding import Perturbed, holds, largest, unit_roundoff
+from growproof.rounding import Perturbed, holds, largest, rounded, unit_roundoff
 from growproof.table import rows, template_of
 from growproof.verify.accounting import Accounted
 from growproof.verify.entries import Miss
@@ -191,17 +191,15 @@ def of_the_missed(
         missed.setdefault(miss.name, []).append(miss)
     needed = precision(new.decoder, old, new, known)
 
-    def dtype_of(name: str) -> torch.dtype:
-        return needed(name) if name in missed else torch.float64
-
     right = new.state.map(lambda name, x: as_it_should_be(x, missed.get(name, [])))
     got = new.state.map(lambda _, x: x.double())
-    rounded = Perturbed(right, dtype_of, seed)
-    shaken = right.map(
-        lambda name, x: (
-            torch.where(x == got[name], x, rounded[name]) if name in missed else x
-        )
-    )
+
+    def once(name: str, x: Tensor) -> Tensor:
+        if name not in missed:
+            return x
+        return torch.where(x == got[name], x, rounded(name, x, needed(name), seed))
+
+    shaken = right.map(once)
     want, moved, found = (
         last_logits(stages(new.decoder, state, ids), tqdm(disable=True))
         for state in (right, shaken, got)

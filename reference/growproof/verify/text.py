@@ -7,6 +7,7 @@ say nothing of a token whose id is another one's.
 import filecmp
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def compared(old: Any, new: Any) -> Check:
         return Check(name=TOKENIZER, found=said, passed=False)
     text = f"{licence()[0][:4000]}{ODD}"
     ids, others = (list[int](each(text).input_ids) for each in (old, new))
-    at = next((i for i, pair in enumerate(zip(ids, others, strict=False))
-               if pair[0] != pair[1]), min(len(ids), len(others)))  # fmt: skip
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
+    at = len([*alike])
     said = f"the same {len(before):,} tokens"
     if more := len(after) - len(before):
         said += f", and {more:,} new ones"
