@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -74,7 +75,9 @@ def state(grown: Path, known: dict[str, dict[str, bytes]]) -> str:
 
 def main() -> None:
     """Kill, look, and now and then let a run end and see that nothing is left over."""
-    tqdm.monitor_interval = 0  # a fork has no such thread, but the lock that it held
+    # tqdm's lock is one for all forks, and stays taken where one is killed holding it
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0  # nor may a thread hold it while this process forks
     directory, kills = Path(sys.argv[1]), int(sys.argv[2])
     draw, grown = random.Random(int(sys.argv[3])), directory / "grown"
     grow(directory, OLD)
@@ -96,7 +99,8 @@ def main() -> None:
             time.sleep(draw.uniform(0, taken))
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        found["killed" if os.WIFSIGNALED(status) else "ended"] += 1
+        code = os.waitstatus_to_exitcode(status)
+        found["killed" if code < 0 else "failed" if code else "ended"] += 1
         after = state(grown, known)
         found[f"{before} → {after}"] += 1
         found["litter"] += any(p.suffix == ".growing" for p in directory.iterdir())
