@@ -21,7 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from ..gate.loading import DEFAULT, BrokenGrower, load_grower
 from ..gate.verdict import wrapped
 from ..laws.domain import CORE, EXTRAS, needed
-from .certificates import Certificate, Grower, certify
+from .certificates import Certificate, certify
+from .equality import Grower
 
 if TYPE_CHECKING:
     from .shapes import Question

@@ -32,8 +32,9 @@ from growproof.residues import Residues, Unlucky, key_of, mixed, primes
 from torch import Tensor
 from tqdm import tqdm
 
-from .certificates import certify, grown_by, over, source, state
+from .certificates import certify
 from .command import Case, cases, config_of
+from .equality import grown_by, over, source, state
 from .recovery import Map, recover
 from .runs import Run, eager, runs
 from .witness import WITNESS, logits

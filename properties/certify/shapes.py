@@ -27,18 +27,11 @@ from growproof.table import Row, pairs, parameters
 from torch import Tensor
 from tqdm import tqdm
 
-from .certificates import (
-    WEIGHTS,
-    Certificate,
-    Grower,
-    certify,
-    grown_by,
-    source,
-    state,
-    unlike_stock,
-)
+from .certificates import Certificate, certify
 from .command import TINY, VARIANTS, Case, config_of, needs
+from .equality import Grower, grown_by, sourced, state
 from .recovery import Map, recover
+from .stock import unlike_stock
 
 Sizes = dict[str, int]  # of the free axes
 AXES = ("groups", "repeats", "head_dim", "mlp", "layers", "hidden")
@@ -220,7 +213,7 @@ def observe(seen: Seen, grower: Grower, old: Sizes, new: Sizes, case: Case) -> N
     """One shape more. Raises Uneven where the grower's map is no rule's."""
     config = config_of(case.family, case.fields)
     growth = plan_model(config, case.target)
-    olds = [source(config, run) for run in range(len(WEIGHTS))]
+    olds = sourced(config).models
     news = [grown_by(grower, model, case.target) for model in olds]
     if why := unlike_stock(olds[0], news, case.target):
         raise Uneven(why)

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from ..laws.doors import cache_name
 from . import terms
-from .certificates import compared, grown_by, source, state
 from .command import FAMILIES, TINY, config_of
+from .equality import compared, grown_by, over, source, state
 from .recovery import Map, recover
 from .runs import eager, runs
 from .terms import normal, soundness
@@ -189,7 +189,8 @@ def backward(old: Any, new: Any) -> tuple[str, float]:
         for i, state in enumerate((before, after))
     )
     with eager(old, new):
-        return compared(field, old, values, grown, [(run, new)]), farthest
+        truth = over(field, old, values, run)
+        return compared(field, grown, [((run, new), truth)]), farthest
 
 
 @pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
@@ -265,7 +266,8 @@ def test_one_entry_of_a_map_is_enough(fault: str) -> None:
         values = {n: field.random(p.shape) for n, p in olds[0].named_parameters()}
         grown = entries.residues(field, values)
         with eager(olds[0], news[0]):
-            return compared(field, olds[0], values, grown, [(plan[0], news[0])])
+            truth = over(field, olds[0], values, plan[0])
+            return compared(field, grown, [((plan[0], news[0]), truth)])
 
     assert why(right) == ""
     for at in torch.randint(len(copied), (4,), generator=generator).tolist():

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from growproof.field import Wide
+from growproof.field import Wide, widened
 from torch import Tensor
 
 from .runs import Run, with_values
@@ -23,21 +23,23 @@ class Certain(Wide):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        name, x, rest = (
-            str(func.overloadpacket),
-            next(iter(args), torch.empty(0)),
-            args[1:],
-        )
-        if name == "aten.bernoulli_":
-            return x.fill_(1)
-        if name == "aten.uniform_":
-            return x.fill_(rest[1] if len(rest) > 1 else 1)
-        if name == "aten.native_dropout":
-            kept = rest[1] is not False
-            return x / (1 - rest[0]) if kept else x, torch.ones_like(
-                x, dtype=torch.bool
-            )
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        certain = CERTAIN.get(func.overloadpacket)
+        return certain(*args) if certain else func(*args, **widened(kwargs or {}))
+
+
+def undropped(
+    x: Tensor, rate: float, train: bool | None = True
+) -> tuple[Tensor, Tensor]:
+    """What dropout makes of x, and its mask, where it loses nothing."""
+    x = x if train is False else x / (1 - rate)
+    return x, torch.ones_like(x, dtype=torch.bool)
+
+
+CERTAIN = {
+    torch.ops.aten.bernoulli_: lambda x, *_: x.fill_(1),
+    torch.ops.aten.uniform_: lambda x, low=0, high=1: x.fill_(high),
+    torch.ops.aten.native_dropout: undropped,
+}
 
 
 def logits(model: Any, run: Run) -> Tensor:

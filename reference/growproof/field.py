@@ -212,9 +212,10 @@ class Field(Wide):
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.is_floating_point():
             if name in ("cos", "sin"):
-                bits = self.ring.known(args[0]).view(torch.int64)[..., None]
-                self.calls += bits.numel()
-                return self.tensor(self.ring.function(name, bits), 1)
+                self.calls += args[0].numel()
+                return self.tensor(
+                    self.ring.function(name, self.ring.words(args[0])), 1
+                )
             if name in ZEROS:
                 width = len(self.ring.primes)
                 return self.tensor(

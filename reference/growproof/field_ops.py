@@ -38,11 +38,8 @@ def op(*names: str) -> Callable[[Handler], Handler]:
 
 def signed(sign_a: int, sign_b: int) -> Handler:
     def total(field: "Field", a: Any, b: Any, alpha: Any = 1) -> "FieldTensor":
-        x, y = field.of(a), field.of(b)
-        step = field.ring.number(float(alpha))
-        out = (
-            sign_a * x.residues + sign_b * (step * y.residues % field.ring.p)
-        ) % field.ring.p
+        x, y = field.of(a), field.of(times(field, b, alpha))
+        out = (sign_a * x.residues + sign_b * y.residues) % field.ring.p
         bound = x.bound | y.bound
         if bound.marked:
             low = (x.residues == MARK) | (y.residues == MARK)
@@ -60,6 +57,10 @@ def mul(field: "Field", a: Any, b: Any) -> "FieldTensor":
     x, y = field.plain(a, b)
     degree = x.bound.degree + y.bound.degree
     return field.tensor(x.residues * y.residues % field.ring.p, degree)
+
+
+def times(field: "Field", x: Any, factor: Any) -> Any:
+    return x if factor == 1 else mul(field, x, factor)
 
 
 @op("neg")
@@ -139,8 +140,8 @@ def matmul(field: "Field", a: Any, b: Any) -> "FieldTensor":
 def addmm(
     field: "Field", c: Any, a: Any, b: Any, beta: Any = 1, alpha: Any = 1
 ) -> "FieldTensor":
-    product = mul(field, matmul(field, a, b), alpha)
-    return product if beta == 0 else OPS["add"](field, product, mul(field, c, beta))
+    product = times(field, matmul(field, a, b), alpha)
+    return product if beta == 0 else OPS["add"](field, product, times(field, c, beta))
 
 
 @op("linear")
@@ -266,11 +267,12 @@ def clamp(field: "Field", x: Any, low: Any = None, high: Any = None) -> "FieldTe
 @op("_softmax", "softmax")
 def softmax(field: "Field", x: Any, dim: int, *_: Any, **__: Any) -> "FieldTensor":
     """E(s) / Σ E(s) over what is not masked, E random; all zero where all is masked."""
-    low = x.residues == MARK
-    weights = field.ring.function("exp", x.residues).masked_fill(low, 0)
+    there = x.residues[..., 0] != MARK
+    weights = torch.zeros_like(x.residues)
+    weights[there] = field.ring.function("exp", x.residues[there])
     total = weights.sum(dim % x.dim(), keepdim=True) % field.ring.p
-    empty = low.all(dim % x.dim(), keepdim=True)
-    share = field.ring.inverse(total.masked_fill(empty, 1))
+    empty = ~there.any(dim % x.dim(), keepdim=True)
+    share = field.ring.inverse(total.masked_fill(empty[..., None], 1))
     field.calls += x.numel()
     return field.tensor(weights * share % field.ring.p, 2)
 

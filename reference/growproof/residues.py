@@ -91,7 +91,7 @@ def mixed(x: Tensor) -> Tensor:
         (27, -0x6B2FB644ECCEEE15),
         (31, 1),
     ):
-        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        x = ((x >> shift) & ((1 << (64 - shift)) - 1)).bitwise_xor_(x).mul_(factor)
     return x
 
 
@@ -105,6 +105,17 @@ def distinct(x: Tensor) -> tuple[Tensor, Tensor]:
     """The different numbers in x, ascending, and for each entry its number's place."""
     pair: Any = torch.unique(x, return_inverse=True)
     return pair
+
+
+@functools.cache
+def digits(exponents: tuple[int, ...]) -> list[Tensor]:
+    """Their hexadecimal digits, the first one first."""
+    length = -(-max(exponents).bit_length() // 4)
+    return [
+        *torch.tensor(
+            [[e >> 4 * i & 15 for e in exponents] for i in range(length)]
+        ).flip(0)
+    ]
 
 
 class Known:
@@ -150,20 +161,35 @@ class Residues:
         return torch.tensor(parts)
 
     def function(self, name: object, x: Tensor) -> Tensor:
-        """A random function of that name, of the numbers with residues x."""
-        key = key_of(self.seed, name)
-        word = torch.full(x.shape[:-1], key)
-        for residue in x.unbind(-1):
-            word = mixed(word ^ residue)
-        index = torch.arange(1, len(self.primes) + 1) * 0x9E3779B97F4A7C1
-        return (mixed(word[..., None] + index) >> 1) % self.p
+        """A random function of that name, of the numbers with residues x.
+
+        Modulo each prime a random affine form in all residues, modulo 2⁶⁴ (Carter &
+        Wegman 1979), mixed: each prime's value is one of its own.
+        """
+        forms = self.forms(key_of(self.seed, name), x.shape[-1])
+        return (mixed(x @ forms[:-1] + forms[-1]) >> 1) % self.p
+
+    @functools.cache  # noqa: B019
+    def forms(self, key: int, width: int) -> Tensor:
+        """Random coefficients modulo 2⁶⁴ and a constant, one column for each prime."""
+        limits, size = torch.iinfo(torch.int64), (width + 1, len(self.primes))
+        generator = torch.Generator().manual_seed(key)
+        return torch.randint(limits.min, limits.max, size, generator=generator)
+
+    def words(self, x: Tensor) -> Tensor:
+        """Real numbers as `function` takes them, each as the first one seen like it."""
+        return mixed(self.known(x).view(torch.int64))[..., None]
 
     def power(self, x: Tensor, exponents: Sequence[int]) -> Tensor:
-        """x to an exponent for each prime."""
-        bits, out = torch.tensor(exponents), torch.ones_like(x)
-        for i in range(max(exponents).bit_length()):
-            out = torch.where((bits >> i) & 1 == 1, out * x % self.p, out)
-            x = x * x % self.p
+        """x to an exponent for each prime: four bits of them at a time."""
+        table = [torch.ones_like(x), x]
+        while len(table) < 16:
+            table.append(table[-1] * x % self.p)
+        powers, out = torch.stack(table), table[0]
+        for digit in digits(tuple(exponents)):
+            for _ in range(4):
+                out = out * out % self.p
+            out = out * powers.gather(0, digit.expand(1, *x.shape))[0] % self.p
         return out
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -184,14 +210,18 @@ class Residues:
 
     def matmul(self, a: Tensor, b: Tensor) -> Tensor:
         """(…, M, K, primes) × (…, K, N, primes): float64 products of 15 or 16 by 31
-        bits, of which 64 add up exactly.
+        bits, of which 64 add up exactly, and in int64 a thousand times as many.
         """
-        a, b, p = a.movedim(-1, 0), b.movedim(-1, 0).double(), self.p
-        p = p.reshape(-1, *[1] * (max(a.dim(), b.dim()) - 1))
+        rank = max(a.dim(), b.dim())
+        a, b = (x.movedim(-1, 0) for x in (a, b))
+        a, b = (
+            x.reshape(len(x), *[1] * (rank - x.dim()), *x.shape[1:]) for x in (a, b)
+        )
         halves = torch.cat((a >> 16, a & 0xFFFF), -2).double()
-        parts = zip(halves.split(64, -1), b.split(64, -2), strict=True)
-        total = functools.reduce(torch.add, [(x @ y).long() % p for x, y in parts])
+        parts = zip(halves.split(64, -1), b.double().split(64, -2), strict=True)
+        total = functools.reduce(torch.add, [(x @ y).long() for x, y in parts])
         high, low = total.chunk(2, -2)
+        p = self.p.reshape(-1, *[1] * (rank - 1))
         return (((high % p << 16) + low) % p).movedim(0, -1).contiguous()
 
     @functools.cache  # noqa: B019
@@ -212,8 +242,7 @@ class Residues:
             q = fraction(root**2) if root > 0 else None
             if q and self.squares(q):
                 return sign * (self.root(self.exact(q)) - 1) % self.p
-        symbol = self.known(torch.tensor([x], dtype=torch.float64)).view(torch.int64)
-        return self.function("symbol", symbol[:, None])[0]
+        return self.function("symbol", self.words(torch.tensor(x, dtype=torch.float64)))
 
     def squares(self, q: Fraction) -> bool:
         """Whether all prime factors of q are squares modulo every prime."""
