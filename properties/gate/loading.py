@@ -76,7 +76,9 @@ def reseed(call: int) -> None:
     seed = 104729 * call % 2**32
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  the one that growers would use
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # else torch keeps a list of what to do then
+        torch.cuda.manual_seed_all(seed)
 
 
 def load_grower(spec: str) -> Grower:

@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)  # small tensors: threads cost more than they bring
     gc.freeze()  # models come and go by the thousand; what is imported does not
+    gc.set_threshold(20_000, 20, 50)  # some of them at a time
     try:
         config.pluginmanager.register(Gate(config), "growproof")
         guarded.tell("started", "yes")

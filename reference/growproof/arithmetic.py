@@ -279,10 +279,11 @@ def wide_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def multiplied(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in index order; batch axes broadcast."""
-    shapes: Any = torch
-    batch: tuple[int, ...] = shapes.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    wide = (x.expand(*batch, *x.shape[-2:]) for x in (a, b))
-    return spelled.matmul(*wide)
+    if a.shape[:-2] != b.shape[:-2] and b.ndim > 2:
+        shapes: Any = torch
+        batch: tuple[int, ...] = shapes.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (x.expand(*batch, *x.shape[-2:]) for x in (a, b))
+    return spelled.matmul(a, b)
 
 
 def summed(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:

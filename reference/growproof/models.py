@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
@@ -123,17 +124,18 @@ def state_of(model: Any) -> dict[str, Tensor]:
 def build(config: Any, state: State) -> Any:
     """A model of `config` that holds the tensors of `state`, canonical ones.
 
-    Built on the meta device, so that nothing is initialised and then thrown away.
+    Nothing is allocated or initialised and then thrown away.
     """
     found = family_of(config).write(state, decoder_of(config))
     stored = {name: alone(x) for name, x in found}
     dtype = state["embed.weight"].dtype  # a state may make it when it is asked for
-    with torch.device("meta"), no_init_weights(), built_in(dtype):
+    with Unallocated(), no_init_weights(), built_in(dtype):
         model: Any = model_class(config)(config)
+    own = {id(p): p for p in model.parameters()}  # kept, so that no new one has its id
     missing, unexpected = model.load_state_dict(stored, strict=False, assign=True)
     if config.tie_word_embeddings:
         model.tie_weights()
-    left = [name for name, p in model.named_parameters() if p.is_meta]
+    left = [name for name, p in model.named_parameters() if id(p) in own]
     if left or unexpected:
         raise ValueError(
             f"a {config.model_type} was not filled: {left[:3]} of {missing[:3]} missing, "
@@ -141,6 +143,18 @@ def build(config: Any, state: State) -> Any:
         )
     fill_buffers(model)
     return model
+
+
+class Unallocated(TorchFunctionMode):
+    """What is to be filled later is on the meta device; what is computed is computed."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)
 
 
 def alone(x: Tensor) -> Tensor:
@@ -160,20 +174,26 @@ def built_in(dtype: torch.dtype) -> Generator[None]:
 
 
 def fill_buffers(model: Any) -> None:
-    """Compute the buffers that no checkpoint holds (rotary frequencies, scales).
+    """Compute the buffers of torch.empty, which no checkpoint holds; all on the CPU.
 
     transformers does it in `_init_weights`, which leaves what is marked as it is.
     """
-    for p in model.parameters():
-        p._is_hf_initialized = True
-    for module in model.modules():
-        empty = {name: b for name, b in module._buffers.items() if b is not None}
-        for name, buffer in empty.items():
-            module._buffers[name] = torch.empty_like(buffer, device="cpu")
-        if empty:
+    buffers = [
+        (module, name, x)
+        for module in model.modules()
+        for name, x in module._buffers.items()
+        if x is not None
+    ]
+    for module, name, x in buffers:
+        fresh = torch.empty_like(x, device="cpu") if x.is_meta else x.cpu()
+        module._buffers[name] = fresh
+    if empty := [module for module, _, x in buffers if x.is_meta]:
+        for p in model.parameters():
+            p._is_hf_initialized = True
+        for module in empty:
             model._init_weights(module)
-    for p in model.parameters():
-        del p._is_hf_initialized
+        for p in model.parameters():
+            del p._is_hf_initialized
 
 
 def model_of(

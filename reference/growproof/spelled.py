@@ -31,7 +31,7 @@ PRODUCTS, BLOCK = 1 << 17, 30_000
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """((0 + a₀b₀) + a₁b₁) + … : (…, M, N) × (…, N, P) → (…, M, P)."""
     if a.numel() * b.shape[-1] <= PRODUCTS:
-        return total(a.unsqueeze(-2) * b.mT.unsqueeze(-3), -1)
+        return running(a.unsqueeze(-2) * b.mT.unsqueeze(-3))
     blocks = math.ceil(a.shape[:-1].numel() * b.shape[-1] / BLOCK)
     parts = torch.chunk(b, blocks, -1)
     return torch.cat([summed(a, part.contiguous()) for part in parts], -1)
@@ -103,11 +103,15 @@ def total(
     lines = (
         x.double().permute([*kept, *axes]).reshape([x.shape[d] for d in kept] + [count])
     )
-    # torch's running sum is a loop over 0 + x₀ + x₁ + … on a CPU
-    out = lines.cumsum(-1)[..., -1].contiguous() if count else lines.sum(-1)
+    out = running(lines)
     for d in axes if keepdim else ():
         out = out.unsqueeze(d)
     return out
+
+
+def running(lines: Tensor) -> Tensor:
+    """((0 + x₀) + x₁) + … of each line: torch's running sum is that loop on a CPU."""
+    return lines.cumsum(-1)[..., -1].contiguous() if lines.shape[-1] else lines.sum(-1)
 
 
 def mean(
