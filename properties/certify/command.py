@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from growproof.cli import Parser
-from huggingface_hub.errors import StrictDataclassError
+from growproof.decoder import GrowthError
+from growproof.reading import refused
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -254,9 +255,10 @@ def options_of(
         sys.path.insert(0, os.getcwd())
     try:
         for case in chosen:
-            AutoModelForCausalLM.from_config(config_of(case.family, case.fields))
+            with refused("--shape", f"fields that a {case.family} is made of"):
+                AutoModelForCausalLM.from_config(config_of(case.family, case.fields))
         return options, load_grower(options.grower), chosen, asked
-    except (BrokenGrower, StrictDataclassError, ValueError, TypeError) as error:
+    except (BrokenGrower, GrowthError) as error:
         usage.error(str(error))
 
 

@@ -1,7 +1,6 @@
 """Is what a grower returned the model that its config and its weights make?"""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .runs import Run, eager, note_modes, runs
-from .witness import WITNESS, logits, outputs
+from .witness import WITNESS, apart, logits, outputs
 
 SAVED = "saved and loaded"
 SIZES = (
@@ -130,10 +129,3 @@ def beside(new: Any, made: Any, run: Run) -> tuple[Tensor, Tensor, str]:
         pair = logits(new, run), logits(made, run)
     shared = (n for n in mine if n in its and apart(mine[n], its[n]) > WITNESS)
     return *pair, next(shared, "")
-
-
-def apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest entry; 0 where neither is finite."""
-    if a.shape != b.shape:
-        return math.inf
-    return float(((a - b).abs().max() / a.abs().max()).nan_to_num(0.0))

@@ -48,13 +48,17 @@ def logits(model: Any, run: Run) -> Tensor:
         return run.logits(model, run.tokens).detach().double()
 
 
-def difference(old: Any, new: Any, run: Run, vocab: int) -> float:
-    """The largest difference of logits, relative to the largest logit."""
-    a, b = logits(old, run), logits(new, run)[..., :vocab]
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest entry; NaN where one is not finite."""
     if a.shape != b.shape:
         return math.inf
-    apart = float((a - b).abs().max() / a.abs().max())
-    return apart if math.isfinite(apart) else math.inf
+    return float((a - b).abs().max() / a.abs().max())
+
+
+def difference(old: Any, new: Any, run: Run, vocab: int) -> float:
+    """How far apart their logits are; what is not finite is infinitely far."""
+    found = apart(logits(old, run), logits(new, run)[..., :vocab])
+    return found if math.isfinite(found) else math.inf
 
 
 @contextmanager
@@ -128,10 +132,10 @@ def witness(
     """The first run on which the logits differ, else the one on which they nearly do."""
     found: dict[str, Any] = {"relative": -1.0}
     for run, (weights, old, new) in itertools.product(all_runs, pairs):
-        apart = difference(old, new, run, vocab)
-        if apart > found["relative"]:
-            found = {"relative": min(apart, 1.7e308), "weights": weights}
+        off = difference(old, new, run, vocab)
+        if off > found["relative"]:
+            found = {"relative": min(off, 1.7e308), "weights": weights}
             found |= {"run": run.name, "tokens": run.tokens.tolist()}
-        if apart > WITNESS:
+        if off > WITNESS:
             break
     return found
