@@ -20,9 +20,10 @@ from growproof.growth import Growth, Policies
 from growproof.models import build, decoder_of, parameters_of, state_of
 from torch import Tensor
 
+from ..laws.given import halved
 from ..laws.grown import behind, moved
 from ..laws.models import loads
-from ..laws.world import elsewhere, halved, kept
+from ..laws.world import elsewhere, kept
 from .evidence import (
     Row,
     State,

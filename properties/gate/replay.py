@@ -20,9 +20,10 @@ import torch
 from ..laws import examples
 from ..laws.domain import DOMAIN, table
 from ..laws.examples import Example
+from ..laws.given import halved
 from ..laws.registry import Item, items
 from ..laws.strategies import least_case
-from ..laws.world import filled, halved
+from ..laws.world import filled
 from .loading import BrokenGrower, Grower, command_grower, load_grower
 
 MENDED, FAILS, BROKEN = 0, 1, 2

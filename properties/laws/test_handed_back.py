@@ -17,21 +17,21 @@ from transformers import GenerationConfig
 
 from . import claims
 from .domain import CONFIG_NAME, config_names, table
-from .grown import Grown, grow
-from .models import Case
-from .registry import hygiene, law
-from .strategies import cases, fewer
-from .world import (
+from .given import (
     FIRST,
     GENERATION,
     PARTLY,
     and_opposite,
-    changed,
     hooks_of,
     plain_fields,
     told,
     worn,
 )
+from .grown import Grown, grow
+from .models import Case
+from .registry import hygiene, law
+from .strategies import cases, fewer
+from .world import changed
 
 # config entries that say how a model was made or stored, not what it computes
 INCIDENTAL = {

@@ -9,6 +9,7 @@ from growproof.models import plan_model
 
 from . import claims
 from .domain import AXES, DOMAIN, USUAL, config_names, table
+from .given import FIRST, and_opposite
 from .grown import grow
 from .models import Case, Regime
 from .published import PUBLISHED, Published
@@ -18,7 +19,7 @@ from .test_decoder import logits_are_equal, stock_logits_are_equal
 from .test_handed_back import as_asked, as_it_was_given, as_of_its_config
 from .test_hygiene import commutes_with_rounding
 from .test_world import bits
-from .world import FIRST, and_opposite, changed
+from .world import changed
 
 KNOWN = {*SURVIVING_ROPE_TYPES}  # to the clone; the others are stock code's business
 FEW = 4  # families, all of which are judged at real sizes

@@ -10,24 +10,12 @@ import torch
 from hypothesis import given
 
 from . import claims
+from .given import STATES, and_opposite, handled, source_stock, trained_on, worn
 from .models import Case
 from .patches import restored
 from .registry import hygiene, law
 from .strategies import cases, fewer, smallest
-from .world import (
-    LEFT,
-    STATES,
-    and_opposite,
-    changed,
-    elsewhere,
-    generators,
-    handled,
-    kept,
-    source_stock,
-    torch_stock,
-    trained_on,
-    worn,
-)
+from .world import LEFT, changed, elsewhere, generators, kept, torch_stock
 
 
 @law(hygiene, claim=claims.HYGIENE, version=4)

@@ -12,9 +12,9 @@ from typing import Any
 import growproof
 import pytest
 import torch
-from growproof.models import no_init_weights
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import LlamaForCausalLM
+from transformers.initialization import no_init_weights
 
 from ..errors.ledger import recording
 from ..gate.loading import Grower

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from growproof.building import fill_buffers
 from growproof.decoder import GrowthError
 from growproof.families import family_of
 from growproof.growth import Growth, Policies
-from growproof.models import config_of, decoder_of, fill_buffers, plan_model, suppress
+from growproof.models import config_of, decoder_of, plan_model, suppress
 from growproof.padding import grown_parameter
 from growproof.shards import Lazy
 from growproof.table import grown_rows
@@ -55,8 +56,11 @@ def grow_into(
             "growproof.grown_config with the same target and policies"
         )
     if any(p.is_meta for p in bigger.parameters()):
-        bigger.to_empty(device=next(model.parameters()).device)
         fill_buffers(bigger)
+        filled = [(module, dict(module._buffers)) for module in bigger.modules()]
+        bigger.to_empty(device=next(model.parameters()).device)
+        for module, buffers in filled:
+            module._buffers.update(buffers)
     homes = dict(bigger.named_parameters())
     for name, x in grown_tensors(model, growth):
         put(homes.pop(name), x)

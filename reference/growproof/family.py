@@ -7,16 +7,16 @@ the table does not know could change the function.
 """
 
 import copy
-import functools
 import re
 import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
+from growproof.asked import UNDECLARED, Asked, defaults, is_table, rope_types, switches
 from growproof.decoder import Decoder, GrowthError, Kind, Rotary
 from growproof.growth import Growth, layers_before
 from growproof.stored import Stored, gathered, scattered
@@ -32,14 +32,6 @@ SIZES: dict[str, str] = {
     "mlp": "intermediate_size",
     "layers": "num_hidden_layers",
 }
-# fields that say how a model is trained, stored or asked, not what it computes
-INERT = re.compile(
-    r".*(dropout|pdrop|initializer|_token_id|router_aux|router_jitter|summary_).*"
-    r"|use_cache|max_position_embeddings|output_router_logits|pretraining_tp"
-    r"|is_decoder|dtype|norm_size|max_window_layers|_sliding_window_pattern"
-    r"|no_rope_layer_interval|original_max_position_embeddings|num_local_experts"
-    r"|use_sliding_window"
-)
 NUMBER = re.compile(r"(?<=\.)(?:\d+|\{\w+\})(?=\.)")  # of a layer, head or expert
 ROPE = {
     "factor": "factor",
@@ -47,24 +39,6 @@ ROPE = {
     "high_freq_factor": "high_freq_factor",
     "original_max_position_embeddings": "original_positions",
 }
-
-
-class Asked:
-    """A config that remembers which of its fields were asked for."""
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.seen: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        self.seen.add(name)
-        return getattr(self.config, name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The field, or a default where the config has none or says None."""
-        self.seen.add(name)
-        found = getattr(self.config, name, None)
-        return default if found is None else found
 
 
 Says = Callable[[Any], Any]
@@ -378,19 +352,6 @@ class Family:
             yield template.format(layer=layer, **{axis: i}), piece.contiguous()
 
 
-def is_table(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether rope parameters are those of one layer type among several."""
-    return isinstance(value, Mapping)
-
-
-@functools.cache
-def rope_types() -> tuple[str, ...]:
-    """Those that transformers computes."""
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    return ("default", *ROPE_INIT_FUNCTIONS)
-
-
 def alike(config: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
     """Every layer attends to all that came before."""
     del config, i
@@ -400,29 +361,3 @@ def alike(config: Any, rotaries: Mapping[str, Rotary], i: int) -> Kind:
 def grown_list(values: Sequence[Any], growth: Growth) -> list[Any]:
     """One for each grown layer; a new layer takes that of the old layer before it."""
     return [values[i] for i in layers_before(growth)]
-
-
-# what transformers reads of any config, its class's or not → which values change nothing
-UNDECLARED: dict[str, Callable[[Any, Any], bool]] = {
-    "is_causal": lambda got, c: got is True,
-    "sliding_window": lambda got, c: got >= c.max_position_embeddings,
-    "attention_chunk_size": lambda got, c: False,
-    "layer_types": lambda got, c: {*got} == {"full_attention"},
-    "head_dim": lambda got, c: got == c.hidden_size // c.num_attention_heads,
-    "transformers_weights": lambda got, c: False,
-}
-
-
-@functools.cache
-def defaults(config_class: Any) -> dict[str, Any]:
-    """The fields that a config's class declares, and their values where none is said."""
-    return config_class().to_dict()
-
-
-@functools.cache
-def switches(config_class: Any) -> dict[str, Any]:
-    """The fields of a family's own that may change what it computes, and their defaults."""
-    from transformers import PretrainedConfig
-
-    common, own = defaults(PretrainedConfig), defaults(config_class)
-    return {n: v for n, v in own.items() if n not in common and not INERT.fullmatch(n)}

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from growproof.asked import is_table
 from growproof.decoder import GrowthError
 from growproof.families import family_of
-from growproof.family import is_table
 from growproof.growth import Growth
 
 # both are float32, from a handful of operations: equal, or a rounding or two apart
