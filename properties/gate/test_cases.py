@@ -14,8 +14,14 @@ import torch
 
 from ..growers.known_bad import BY_NAME as BAD
 from ..growers.known_good import BY_NAME as GOOD
+from ..laws import test_attention as attention
+from ..laws import test_decoder as decoder
+from ..laws import test_doors as doors
+from ..laws import test_mlp as mlp
+from ..laws import test_training as training
+from ..laws import test_world as world
 from ..laws.domain import CORE, DOMAIN
-from ..laws.registry import items
+from ..laws.registry import Item, item_of
 from .domain import narrow
 from .judged import Judged
 from .loading import Grower
@@ -112,14 +118,19 @@ def noise_channel(model, target):
     return resized(model, place, **target)
 
 
-LOGITS = "test_logits_are_unchanged[llama-{}]"
+def logits(axis: str) -> Item:
+    return item_of(decoder.test_logits_are_unchanged, "llama", axis)
+
+
+TRAINS = item_of(training.test_new_parameters_train)
 RIGHT = [
-    (heads_for_ranks, "heads", (LOGITS.format("heads"), "test_saves_and_loads",
-                                "test_attention_maps_padded_to_padded")),
-    (repeated_groups, "groups", (LOGITS.format("groups"), "test_two_calls_agree")),
-    (in_blocks, "mlp", (LOGITS.format("mlp"), "test_gate_and_up_are_padded")),
-    (GOOD["between_neurons"], "mlp", ("test_token_gradients_are_kept",)),
-    (GOOD["trainable"], "mlp", ("test_new_parameters_train",)),
+    (heads_for_ranks, "heads",
+     (logits("heads"), item_of(doors.test_saves_and_loads),
+      item_of(attention.test_attention_maps_padded_to_padded))),
+    (repeated_groups, "groups", (logits("groups"), item_of(world.test_two_calls_agree))),
+    (in_blocks, "mlp", (logits("mlp"), item_of(mlp.test_gate_and_up_are_padded))),
+    (GOOD["between_neurons"], "mlp", (item_of(training.test_token_gradients_are_kept),)),
+    (GOOD["trainable"], "mlp", (TRAINS,)),
 ]  # fmt: skip
 
 
@@ -133,10 +144,10 @@ def _domain():
 @pytest.mark.parametrize(("grow", "axis", "laws"), RIGHT)
 def test_right_growers_of_one_axis_conform(grow, axis: str, laws) -> None:
     """What is left out is not asked for; what is declined is counted, and drawn around."""
-    narrow([ONLY[axis]], ["trainable"] if "train" in laws[0] else [])
+    narrow([ONLY[axis]], ["trainable"] if TRAINS in laws else [])
     judged = Judged(Grower("somebody:grow", grow))
     for law in laws:
-        items()[law].judge(judged)
+        law.judge(judged)
     grown = {name for name, n in judged.asked.axes.items() if n}
     assert grown <= {axis, "groups"}
     assert judged.asked.axes[axis] > 3
@@ -177,7 +188,7 @@ def half_hooked(model, target):
 def test_the_live_model_is_run_in_its_own_dtype() -> None:
     """What it does in half precision alone is seen there, and nowhere in float32."""
     for dtype, wrong in (("float32", False), ("float16", True), ("bfloat16", True)):
-        item = items()[f"test_the_live_model_is_its_weights[{dtype}]"]
+        item = item_of(doors.test_the_live_model_is_its_weights, dtype)
         said = pytest.raises(AssertionError, match=r"in b?float16 is .* roundings off")
         with said if wrong else contextlib.nullcontext():
             item.judge(half_hooked)

@@ -9,8 +9,10 @@ import pytest
 
 from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import REFERENCE
+from ..laws import test_decoder as decoder
+from ..laws import test_hygiene as hygiene
 from ..laws.examples import Example, watching
-from ..laws.registry import Item, items
+from ..laws.registry import Item, item_of
 from ..laws.strategies import least_case
 from . import findings, replay
 from .judged import Judged
@@ -71,9 +73,9 @@ def lucky(model, target):
 CASE = dataclasses.replace(
     least_case("llama"), target={"hidden_size": 6, "intermediate_size": 5}
 )
-LOGITS = items()["test_transformers_agrees[eager]"]
-DROPOUT = items()["test_dropout_is_kept"]
-ROUNDING = items()["test_growing_commutes_with_rounding[float32]"]
+LOGITS = item_of(decoder.test_transformers_agrees, "eager")
+DROPOUT = item_of(hygiene.test_dropout_is_kept)
+ROUNDING = item_of(hygiene.test_growing_commutes_with_rounding, "float32")
 
 
 @pytest.fixture

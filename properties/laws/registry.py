@@ -222,3 +222,10 @@ def items(room: str = ROOM) -> dict[str, Item]:
     """Every item of the laws that judge a grower, by its name."""
     judging = [law for law in laws(room).values() if law.promise is not reference]
     return {item.name: item for law in judging for item in law.items}
+
+
+def item_of(test: Test, *arguments: str) -> Item:
+    """A law, named by its own test, with these arguments."""
+    law = law_of(test)
+    assert law, f"{test.__name__} declares no law"
+    return Item(law, dict(zip(law.over, arguments, strict=True)))
