@@ -58,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--picture", metavar="FILE", type=Path, help="of --all-laws")
     p.add_argument(
         "--families", action="store_true",
-        help="instead: in each family, on what `check --family` draws, in float64; with "
-        "--json FILE, a run that was stopped goes on",
+        help="instead, in a checkout: in each family, on what `check --family` draws, in "
+        "float64; with --json FILE, a run that was stopped goes on",
     )  # fmt: skip
     p.add_argument("--smallest", action="store_true", help="shrink what is found")
     p.add_argument("--json", metavar="FILE", type=Path, help="store the table")
@@ -82,12 +82,17 @@ def main(argv: list[str] | None = None) -> int:
     else:
         quiet(**({"phases": shrink} if options.smallest else {}))
     from ..growers.known_bad import BY_NAME  # the laws, which take these settings
-    from . import by_family, trials
+    from . import trials
 
     if unknown := sorted(set(options.faults) - set(BY_NAME)):
         print(f"no known-bad grower is called {', '.join(unknown)}", file=sys.stderr)
         return 4
     if options.families:
+        if not Path(__file__).with_name("by_family.py").exists():
+            print("--families needs a checkout of growproof", file=sys.stderr)
+            return 4
+        from . import by_family
+
         return by_family.main(options)
     if options.false_alarms:
         return trials.false_alarms(options.false_alarms, options.json)

@@ -8,9 +8,9 @@ from growproof.decoder import Decoder
 from torch import Tensor
 
 
-def backwards(x: Tensor, dim: int, keepdim: bool = False, run: Any = spelled.total):
-    """A sum that begins at its end."""
-    return run(x.flip(dim), dim, keepdim)
+def backwards(lines: Tensor, run: Any = spelled.running) -> Tensor:
+    """Sums that begin at their end."""
+    return run(lines.flip(-1))
 
 
 def eps_outside(x: Tensor, weight: Any, bias: Any, d: Decoder, size: int) -> Tensor:
@@ -45,7 +45,7 @@ def unshifted(scores: Tensor) -> Tensor:
 
 
 ROUNDINGS = {
-    "order of sums": [(spelled, "total", backwards)],
+    "order of sums": [(spelled, "running", backwards)],
     "eps outside": [(clone, "normalise", eps_outside)],
     "weight first": [(clone, "normalise", weighted_first)],
     "scale first": [
