@@ -69,6 +69,7 @@ def narrow(
         raise UnknownName(
             f"--without {','.join(left_out)} leaves nothing that can grow: of "
             f"{', '.join(AXES)} one must stay, in a family (a StableLm's hidden size is "
-            "heads · head_dim, and grows with one of them)"
+            "heads · head_dim, and grows with one of them; a grower of the vocabulary "
+            "alone leaves one, and raises NotImplementedError for it)"
         )
     return left_out

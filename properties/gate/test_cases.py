@@ -17,6 +17,7 @@ from ..growers.known_good import BY_NAME as GOOD
 from ..laws import test_attention as attention
 from ..laws import test_decoder as decoder
 from ..laws import test_doors as doors
+from ..laws import test_handed_back as handed_back
 from ..laws import test_mlp as mlp
 from ..laws import test_training as training
 from ..laws import test_world as world
@@ -107,6 +108,33 @@ def fused_end(model, target):
     return new
 
 
+def in_a_copy(model, target):
+    """New Linears in a copy of the model, which keeps all else that it was made with."""
+    grown, width = copy.deepcopy(model), target.get("intermediate_size")
+    if {*target} - {"intermediate_size"}:
+        raise NotImplementedError("only the MLP")
+    for name, old in model.named_modules() if width else ():
+        if isinstance(old, torch.nn.Linear) and ".mlp." in name:
+            inner = "in_features" if "down" in name else "out_features"
+            sizes = {"in_features": old.in_features, "out_features": old.out_features}
+            sizes[inner] = width
+            home, _, last = name.rpartition(".")
+            new = torch.nn.Linear(
+                **sizes, bias=old.bias is not None, dtype=old.weight.dtype
+            )
+            for p, q in zip(new.parameters(), old.parameters(), strict=True):
+                p.data = end(name, q.data, torch.zeros_like(p))
+                p.requires_grad_(q.requires_grad)
+            block = grown.get_submodule(home)
+            setattr(block, last, new.train(model.training))
+            block.intermediate_size = width
+    for p in grown.parameters():
+        p.data, p.grad = p.data.contiguous(), None
+    grown.get_input_embeddings()._forward_hooks.clear()
+    grown.config.intermediate_size = width or grown.config.intermediate_size
+    return grown
+
+
 def noise_channel(model, target):
     """The embedding's new lanes hold noise; norms as they were, with ones."""
 
@@ -129,6 +157,9 @@ RIGHT = [
       item_of(attention.test_attention_maps_padded_to_padded))),
     (repeated_groups, "groups", (logits("groups"), item_of(world.test_two_calls_agree))),
     (in_blocks, "mlp", (logits("mlp"), item_of(mlp.test_gate_and_up_are_padded))),
+    (in_a_copy, "mlp",
+     (item_of(handed_back.test_it_is_as_one_that_was_made_of_its_config),
+      item_of(world.test_two_calls_agree))),
     (GOOD["between_neurons"], "mlp", (item_of(training.test_token_gradients_are_kept),)),
     (GOOD["trainable"], "mlp", (TRAINS,)),
 ]  # fmt: skip

@@ -180,6 +180,14 @@ def with_its_gradients(grown: Any, source: Any) -> None:
             p.grad = old[name].grad.clone()
 
 
+def damaged_then_declined(grown: Any, source: Any) -> None:
+    """The source's norms are halved before the target is found to be none of its own."""
+    with torch.no_grad():
+        for name, p in source.named_parameters():
+            p.mul_(0.5 if "norm" in name else 1.0)
+    raise NotImplementedError("this target")
+
+
 CACHE: list[Any] = []
 
 
@@ -240,6 +248,25 @@ FAULTS: dict[str, tuple[Item, Change]] = {
     "yarn": (
         item_of(PUBLISHED, "arcee"),
         louder(lambda a, b: a.rope_parameters["rope_type"] == "yarn"),
+    ),
+    "head_dim that follows": (
+        item_of(PUBLISHED, "qwen2"), louder(lambda a, b: not getattr(a, "head_dim", None)),
+    ),
+    "an MLP that follows": (
+        item_of(PUBLISHED, "gpt2"), louder(lambda a, b: a.n_inner is None),
+    ),
+    "longrope": (
+        item_of(PUBLISHED, "phi3"),
+        louder(lambda a, b: a.rope_parameters["rope_type"] == "longrope"),
+    ),
+    "dynamic": (
+        item_of(PUBLISHED, "llama"),
+        louder(lambda a, b: a.rope_parameters["rope_type"] == "dynamic"),
+    ),
+    "declined too late": (item_of(WORLD), damaged_then_declined),
+    "embeddings left as memory is": (
+        item_of(WORLD),
+        lambda new, old: setattr(torch.nn.Embedding, "reset_parameters", lambda self: None),
     ),
     "frozen by layers": (item_of(handed_back.test_dtype_device_and_mode), frozen_alike),
     "in_features": (item_of(MADE), sizes_stale),

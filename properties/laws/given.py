@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 import torch
 from growproof.models import kind
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
-from .models import Case
+from .models import Case, make
 from .world import Stock
 
 PARTLY = "every other"  # parameter of those of the first layer, and all of its kind
@@ -58,7 +60,10 @@ def worn(
     frozen: what requires no gradient, by a part of its name. used: with gradients from a step, special tokens,
     dropout, types of layers, a name, an entry that its owner knows, a generation config.
     """
-    model = case.model(getattr(torch, dtype)).train(training)
+    config = copy.deepcopy(case.hf_config)
+    if used:
+        wear(config)
+    model = make(config, case.seed, case.regime, getattr(torch, dtype)).train(training)
     if attention == "eager" or model._supports_sdpa:
         model.set_attn_implementation(attention)
     kinds = list(dict.fromkeys(kind(name) for name, _ in model.named_parameters()))
@@ -69,27 +74,44 @@ def worn(
         if used and p.requires_grad:
             p.grad = torch.ones_like(p)
     if used:
-        for name, value in OWN.items():
-            setattr(model.config, name, value)
-        for name in SWITCHED:
-            if hasattr(model.config, name):
-                setattr(model.config, name, True)
-        for name, value in model.config.to_dict().items():
-            rates = (v for ending, v in RATES.items() if name.endswith(ending))
-            if isinstance(value, float) and (rate := next(rates, None)):
-                setattr(model.config, name, rate)
-        if not getattr(model.config, "layer_types", None):  # any config may have them
-            full = ["full_attention"] * model.config.num_hidden_layers
-            model.config.layer_types = full
         model.generation_config.update(**GENERATION)
     return model
+
+
+def wear(config: Any) -> None:
+    """What configs say besides, before a model is made of it: its modules heed it."""
+    for name, value in OWN.items():
+        setattr(config, name, value)
+    for name in SWITCHED:
+        if hasattr(config, name):
+            setattr(config, name, True)
+    for name, value in config.to_dict().items():
+        rates = (v for ending, v in RATES.items() if name.endswith(ending))
+        if isinstance(value, float) and (rate := next(rates, None)):
+            setattr(config, name, rate)
+    if not getattr(config, "layer_types", None):  # any config may have them
+        config.layer_types = ["full_attention"] * config.num_hidden_layers
+
+
+# how a law hears that a target is declined: from the grower, or from the gate
+DECLINED = (NotImplementedError, UnsatisfiedAssumption, pytest.skip.Exception)
+
+
+def declined(grower: Any, source: Any, target: Any) -> BaseException | None:
+    """Have it grown; how that was declined, for what was done before is judged first."""
+    try:
+        grower(source, target)
+    except DECLINED as refusal:
+        return refusal
+    return None
 
 
 def handled(model: Any) -> Any:
     """As a trainer leaves it: a hook, a matrix stored by columns, checkpointed blocks."""
     model.get_input_embeddings().register_forward_hook(lambda *_: None)
+    tied = model.config.tie_word_embeddings  # safetensors saves no such tensor twice
     for p in model.parameters():
-        if p.ndim == 2:
+        if p.ndim == 2 and not (tied and p is model.get_input_embeddings().weight):
             p.data = p.data.T.contiguous().T
     if model.supports_gradient_checkpointing:  # which newer releases call otherwise
         name = "activation_checkpointing_enable"

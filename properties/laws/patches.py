@@ -17,11 +17,14 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AttentionInterface,
     AttentionMaskInterface,
+    cache_utils,
+    initialization,
     masking_utils,
     modeling_layers,
     modeling_utils,
 )
 from transformers.activations import ACT2CLS
+from transformers.generation import utils as generation_utils
 from transformers.integrations import sdpa_attention
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -47,6 +50,7 @@ def note(name: str, home: Home) -> None:
 def note_models(families: Iterable[str]) -> None:
     """Take stock of transformers' modelling code for these families, and what it uses."""
     modules = [modeling_utils, masking_utils, modeling_layers, sdpa_attention]
+    modules += [initialization, cache_utils, generation_utils]
     classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
     modules += [sys.modules[classes[config_class(f)].__module__] for f in families]
     for module in modules:
@@ -76,7 +80,8 @@ note("torch.testing", torch.testing)
 note("torch.linalg", torch.linalg)
 note("torch.Tensor", torch.Tensor)
 note("torch.nn.Module", torch.nn.Module)
-note("torch.nn.Linear", torch.nn.Linear)
+for module in (torch.nn.Linear, torch.nn.Embedding, torch.nn.LayerNorm):
+    note(f"torch.nn.{module.__name__}", module)
 
 
 def is_function(value: Any) -> bool:

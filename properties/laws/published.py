@@ -63,6 +63,8 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
                   rope(5e5, **LLAMA3, factor=8.0) | far(131072)),
         Published("Llama 3.2 1B", heads(8, 2, 64),
                   rope(5e5, **LLAMA3, factor=32.0) | far(131072) | tied()),
+        Published("Llama 2 7B, for long texts", heads(2, 2, 128),
+                  rope(1e4, rope_type="dynamic", factor=2.0) | far(4096)),
         Published("SmolLM2 135M", heads(9, 3, 64), rope(1e5) | far(8192) | tied()),
     ),
     "stablelm": (
@@ -121,6 +123,13 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published("Phi-3 mini 4k", heads(2, 2, 96),
                   rope(1e4, partial_rotary_factor=1.0) | far(4096)
                   | {"sliding_window": 2047}),
+        Published("Phi-3.5 mini", heads(2, 2, 12), far(131072) | {
+            "sliding_window": 262144, "original_max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 4096,
+                "short_factor": [1.0, 1.25, 1.5, 2.0, 2.5, 3.0],
+                "long_factor": [1.5, 4.0, 12.0, 28.0, 48.0, 64.0]}}),
         Published("Phi-4", heads(8, 2, 128), rope(250000.0, partial_rotary_factor=1.0)
                   | far(16384)),
     ),
