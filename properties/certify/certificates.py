@@ -146,7 +146,19 @@ def judge(
         if heard := chosen(news, config.vocab_size, plan[0], found):
             return "refused", heard
         why = differing(source, (news[0], news[-1]), twin, entries, seed, found)
-        return concluded(olds, news, twin, plan, config.vocab_size, why, found)
+        verdict, reason = concluded(
+            olds, news, twin, plan, config.vocab_size, why, found
+        )
+    longest = max(run.tokens.shape[1] for run in plan)
+    if verdict == "certified" and (name := unreached(config, news[0].config, longest)):
+        return "undecided", (
+            f"The configs differ in {name}, which speaks of longer texts than the "
+            f"{longest} tokens of these runs."
+        )
+    if verdict == "undecided" and (unread := entries.unread()):
+        names = ", ".join(unread[:3]) + (", …" if len(unread) > 3 else "")
+        reason += f" Not read as a form of the old weights: {names}."
+    return verdict, reason
 
 
 def chosen(news: Sequence[Any], vocab: int, run: Run, found: dict[str, Any]) -> str:
@@ -199,7 +211,10 @@ def concluded(
     found["witness"] = seen
     if seen["relative"] <= WITNESS:
         if why:
-            return "undecided", why
+            return (
+                "undecided",
+                f"{why} In float64 they agree to {seen['relative']:.0e}.",
+            )
         return "certified", "Both models are one function of their weights and tokens."
     if not why and seen["relative"] >= 1e300:
         return (
@@ -218,6 +233,33 @@ def concluded(
     )
 
 
+def unreached(old: Any, new: Any, longest: int) -> str:
+    """The field of two configs that differ at texts beyond the longest run; else empty."""
+    for name in ("sliding_window", "attention_chunk_size"):
+        ends = [getattr(c, name, None) for c in (old, new)]
+        if ends[0] != ends[1] and any(n is None or n >= longest for n in ends):
+            return name
+    ropes = [getattr(c, "rope_parameters", None) or {} for c in (old, new)]
+    lengths = [getattr(c, "max_position_embeddings", None) for c in (old, new)]
+    if by_length(ropes[0]) == by_length(ropes[1]):
+        return (
+            "max_position_embeddings"
+            if by_length(ropes[0]) and lengths[0] != lengths[1]
+            else ""
+        )
+    return "rope_parameters"
+
+
+def by_length(rope: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rope parameters that make frequencies depend on how long a text is, but for θ."""
+    parts = [rope, *(x for x in rope.values() if isinstance(x, Mapping))]
+    return [
+        {n: x for n, x in part.items() if n != "rope_theta"}
+        for part in parts
+        if part.get("rope_type") in ("dynamic", "longrope")
+    ]
+
+
 def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
     """Config fields that differ, and what about long texts the runs do not reach."""
     a, b = old.config.to_dict(), new.config.to_dict()
@@ -225,8 +267,19 @@ def unseen(old: Any, new: Any, target: Mapping[str, int]) -> list[str]:
         *target,
         *(getattr(old.config, "attribute_map", {}).get(n) for n in target),
     }
-    names = sorted(n for n in a.keys() & b.keys() if a[n] != b[n] and n not in asked)
+    names = sorted(
+        n for n in a.keys() | b.keys() if a.get(n) != b.get(n) and n not in asked
+    )
     said = []
+    a, b = (m.generation_config.to_dict() for m in (old, new))
+    usual = {"suppress_tokens", "transformers_version", "_from_model_config"}
+    told = sorted(
+        n for n in a.keys() | b.keys() if a.get(n) != b.get(n) and n not in usual
+    )
+    if told:
+        said.append(
+            f"generate() is told otherwise: its configs differ in {', '.join(told)}."
+        )
     if names:
         said.append(
             "The configs differ in " + ", ".join(names) + ": as far as the runs go."

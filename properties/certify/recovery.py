@@ -104,6 +104,13 @@ class Map:
             "unrecognised": int((self.form == -2).sum()),
         }
 
+    def unread(self) -> list[str]:
+        """The grown parameters that hold entries which are not recognised."""
+        counts = [math.prod(shape) for shape in self.shapes.values()]
+        parts = np.split(self.form, np.cumsum(counts)[:-1])
+        named = zip(self.shapes, parts, strict=True)
+        return [name for name, part in named if (part == -2).any()]
+
     lengths: tuple[int, ...] = ()
 
 

@@ -16,7 +16,7 @@ from ..growers.known_good import BY_NAME as GOOD
 from . import certificates
 from . import command as certify
 from .certificates import Certificate
-from .command import TINY, cases
+from .command import FAMILIES, TINY, cases
 
 Params = dict[str, Tensor]
 TARGETS = {f: {c.name: dict(c.target) for c in cases() if c.family == f} for f in TINY}
@@ -26,7 +26,7 @@ LLAMA_ALL, STABLELM_ALL = TARGETS["llama"]["all"], TARGETS["stablelm"]["all"]
 def judged(
     grower: Any, family: str, target: Mapping[str, int], **fields: Any
 ) -> Certificate:
-    config = certify.config_of(family, TINY[family] | fields)
+    config = certify.config_of(family, FAMILIES[family] | fields)
     return certificates.certify(grower, config, target)
 
 
@@ -321,8 +321,55 @@ def rotated(new: Any, old: Any) -> None:
 def test_what_is_exact_in_floats_alone_is_undecided() -> None:
     found = judged(edited(rotated), "llama", LLAMA_ALL)
     assert found.verdict == "undecided"
-    assert "differ over residues" in found.reason
+    assert "differ over residues. In float64 they agree to" in found.reason
+    assert "Not read as a form of the old weights: model." in found.reason
     assert found.witness["relative"] < 1e-12
+
+
+def dynamic(config: Any) -> None:
+    config.rope_parameters |= {"rope_type": "dynamic", "factor": 2.0}
+
+
+def other_window(config: Any) -> None:
+    config.sliding_window = 200
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "change", "name"),
+    [
+        ("llama", {}, dynamic, "rope_parameters"),
+        ("mistral", {"sliding_window": 300}, other_window, "sliding_window"),
+        ("mistral", {"sliding_window": None}, other_window, "sliding_window"),
+    ],
+)
+def test_what_shows_beyond_all_runs_is_undecided(
+    family: str, fields: dict[str, Any], change: Any, name: str
+) -> None:
+    """Only in the config, and from a length on that no run has."""
+
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        grown = growproof.grow(model, target)
+        change(grown.config)
+        return type(model)(grown.config).double().eval()
+
+    def loaded(model: Any, target: Mapping[str, int]) -> Any:
+        new = grow(model, target)
+        new.load_state_dict(growproof.grow(model, target).state_dict())
+        return new
+
+    found = judged(loaded, family, {"intermediate_size": 14}, **fields)
+    assert found.verdict == "undecided", found.reason
+    assert f"differ in {name}, which speaks of longer texts" in found.reason
+
+
+def test_another_generation_config_is_told() -> None:
+    def grow(model: Any, target: Mapping[str, int]) -> Any:
+        grown = growproof.grow(model, target)
+        grown.generation_config.eos_token_id = 3
+        return grown
+
+    found = judged(grow, "llama", {"intermediate_size": 14})
+    assert any("differ in eos_token_id" in said for said in found.assumed)
 
 
 def test_an_operation_without_residues_is_named() -> None:
