@@ -256,6 +256,15 @@ def test_two_runs_to_one_destination_do_not_mix(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"source", "grown"}
 
 
+def test_a_full_disk_is_told_of_the_destination(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '.*/grown'"):
+        with replacing(tmp_path / "grown", force=False) as fresh:
+            raise OSError(
+                28, "No space left on device", str(fresh / "model.safetensors")
+            )
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_a_dead_run_moved_comes_back(tmp_path: Path) -> None:
     """Where two directories cannot be swapped in one step, and a run dies between two."""
     (tmp_path / ".grown-7-ab.replaced").mkdir()

@@ -31,10 +31,22 @@ def replacing(destination: Path, *, force: bool) -> Generator[Path]:
     Raises GrowthError where something has come there in the meantime, unless forced.
     """
     destination = destination.resolve()
-    with claimed(destination) as fresh:
+    with named(destination), claimed(destination) as fresh:
         yield fresh
         with locked(destination.parent):
             put(fresh, destination, force=force)
+
+
+@contextmanager
+def named(destination: Path) -> Generator[None]:
+    """What the system refuses meanwhile is told of `destination`, not of a hidden name."""
+    try:
+        yield
+    except OSError as error:
+        hidden = f".{destination.name}-" in str(error.filename)
+        if error.errno and (error.filename is None or hidden):
+            raise OSError(error.errno, error.strerror, str(destination)) from error
+        raise
 
 
 @contextmanager
