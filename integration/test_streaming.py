@@ -257,11 +257,12 @@ def test_two_runs_to_one_destination_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_of_the_destination(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"No space left on device: '.*/grown'"):
+    def fill() -> None:
         with replacing(tmp_path / "grown", force=False) as fresh:
-            raise OSError(
-                28, "No space left on device", str(fresh / "model.safetensors")
-            )
+            raise OSError(28, "No space left on device", str(fresh / "model"))
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/grown'"):
+        fill()
     assert not [*tmp_path.iterdir()]
 
 
