@@ -9,8 +9,9 @@ pass and a greedy continuation in float32, and where these part, *the first tap*
 
 The budget of what is measured follows from the growth. A weight that has a scalar is
 rounded once to the dtype it is stored in, so no fair budget lies below what one such
-rounding does to the source; a weight that has none need not change at all, and only the
-sums over it are rounded, in float64. Both are measured: every weight of the source is
+rounding does to the source, and so is a share of what a neuron with copies writes, if it
+is no power of two; any other weight need not change at all, and only the sums over it are
+rounded, in float64. Both are measured: every weight of the source is
 multiplied by 1 ± u, u of the one dtype or of the other, signs drawn with a seed. The
 logits may differ by 4 times what this changes in them, the largest and the root mean
 square change alike, the loss by 4 times the mean change of a token's loss (no cancelling

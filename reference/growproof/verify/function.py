@@ -83,11 +83,13 @@ def shaken_source(
     shares = known.account.shares if known.account else dict[str, Tensor]()
 
     def once(name: str, x: Tensor) -> Tensor:
-        stays, share = (
-            rounded(name, x, max(dtype, finest, key=unit_roundoff), seed)
-            for dtype in (dtype_of(name), new.dtype)
-        )
-        return torch.where(shares[name], share, stays) if name in shares else stays
+        def moved(dtype: torch.dtype) -> Tensor:
+            return rounded(name, x, max(dtype, finest, key=unit_roundoff), seed)
+
+        stays = moved(dtype_of(name))
+        if name not in shares:
+            return stays
+        return torch.where(shares[name], moved(new.dtype), stays)
 
     return old.state.map(once)
 
