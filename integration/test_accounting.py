@@ -1,5 +1,7 @@
 """Every stored entry accounted for, or the first that is not named."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +300,69 @@ def test_names_may_lack_their_first_word(tmp_path: Path) -> None:
     assert account(source, bare).complete
     grow_checkpoint(bare, tmp_path / "grown", {"n_inner": 24})
     assert account(bare, tmp_path / "grown").complete
+
+
+def experts_twice(source: Path, path: Path) -> Path:
+    """4 experts for 2, each there twice, and twice as many chosen."""
+    shutil.copytree(source, path)
+    config = json.loads((path / "config.json").read_text())
+    config |= {"num_local_experts": 4, "num_experts_per_tok": 2}
+    (path / "config.json").write_text(json.dumps(config))
+    twice = dict[str, torch.Tensor]()
+    for name, x in stored(source).items():
+        if ".experts." in name:
+            before, _, after = name.partition(".experts.")
+            e, part = after.split(".", 1)
+            twice[f"{before}.experts.{int(e) + 2}.{part}"] = x
+        elif "block_sparse_moe.gate" in name:
+            twice[name] = torch.cat((x, x))
+    return with_tensors(path, twice)
+
+
+def test_where_no_width_grows_nothing_had_to_be_rounded(tmp_path: Path) -> None:
+    """Experts that are there twice are not placed, and yet owed no bfloat16 rounding."""
+    source = saved(of_family("mixtral").bfloat16(), tmp_path / "source")
+    twice = experts_twice(source, tmp_path / "twice")
+    assert verify(source, twice).same
+    with_tensors(twice, {n: 1.01 * x for n, x in stored(twice).items() if ".w2." in n})
+    assert not verify(source, twice).same
+
+
+def thrice(source: Path, path: Path, by: torch.Tensor) -> Path:
+    """Each neuron there three times, what the copies write times one of these."""
+    shutil.copytree(source, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 72}))
+    found = dict[str, torch.Tensor]()
+    for name, x in stored(source).items():
+        if ".mlp." in name:
+            down = "down_proj" in name
+            more = torch.cat((x, x, x), 1 if down else 0)
+            found[name] = (more * by.repeat_interleave(24)).to(x) if down else more
+    return with_tensors(path, found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("by", "same"),
+    [((1 / 3,) * 3, True), ((0.2, 0.3, 0.5), True), ((0.3, 0.3, 0.3), False)],
+)
+def test_shares_that_are_in_no_binary_dtype_may_be_rounded(
+    by: tuple[float, ...], same: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Net2Net: what a neuron writes is dealt to its copies."""
+    source = saved(llama().to(dtype), tmp_path / "source")
+    grown = thrice(source, tmp_path / "grown", torch.tensor(by).double())
+    assert verify(source, grown).same is same
+    name = "model.layers.1.self_attn.v_proj.weight"
+    with_tensors(grown, {name: stored(grown)[name] * (1 + 2**-6)})
+    assert not verify(source, grown).same
+
+
+def test_that_scaled_entries_were_rounded_is_said(source: Path, tmp_path: Path) -> None:
+    grow_checkpoint(source, tmp_path / "wider", {"head_dim": 12})
+    assert "once 2 of 21 tensors are rounded to float32" in (
+        verify(source, tmp_path / "wider").verdict
+    )
+    grow_checkpoint(source, tmp_path / "larger", {"intermediate_size": 40})
+    assert "rounded" not in verify(source, tmp_path / "larger").verdict

@@ -59,6 +59,18 @@ def without(directory: Path) -> None:
 
 
 TOKENIZERS: dict[str, tuple[Any, bool | None, str]] = {
+    "another normalizer": (
+        edited(lambda f: f.update(normalizer={"type": "NFC"})), None,
+        "other normalizer: the same tokens on this text",
+    ),
+    "an added token strips": (
+        edited(lambda f: f["added_tokens"][0].update(rstrip=True)), False,
+        "other added tokens; a text becomes others",
+    ),
+    "a template of its own file": (
+        lambda d: (d / "chat_template.jinja").write_text("{{ x }}"), None,
+        "another chat template",
+    ),
     "copied": (lambda d: None, True, "the same files"),
     "written anew": (edited(lambda f: None), True, "the same 1,280 tokens"),
     "two swapped": (edited(swapped), False, "'a[rt]', is .*, and 1 more"),

@@ -217,7 +217,9 @@ def test_a_plan_writes_nothing(
     assert "fits as it is" in capsys.readouterr().out
     narrow = ["fit", str(checkpoint), str(checkpoint.with_name("narrow"))]
     assert main([*narrow, "--dtype=bfloat16"]) == 0
-    assert "once each weight is bfloat16" in capsys.readouterr().out.replace("\n", " ")
+    assert "once each weight is rounded to bfloat16" in capsys.readouterr().out.replace(
+        "\n", " "
+    )
     assert main([*arguments, "--max-growth=1.01"]) == 4
     assert "more than max_growth 1.01" in capsys.readouterr().err
     assert main([*arguments, "--spread"]) == 4

@@ -101,7 +101,9 @@ def test_tensors_in_a_narrower_dtype_are_said(tmp_path: Path) -> None:
     """Whether the embedding is among them or not."""
     source = saved(llama(), tmp_path / "source")
     narrow = changed(source, lambda n, x: x.half() if "q_proj" in n else x)
-    assert "once 2 of 21 tensors are float16:" in verify(source, narrow).verdict
+    assert (
+        "once 2 of 21 tensors are rounded to float16:" in verify(source, narrow).verdict
+    )
 
 
 def test_a_dtype_that_config_json_names_rounds_what_is_stored(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from growproof.checkpoints import grow_checkpoint
 from growproof.cli import main
 from growproof.verify import verify
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from .small import each_layer, llama, of_family, saved, with_tensors
+from .small import check, each_layer, llama, of_family, saved, with_tensors
 
 LONG = {"max_position_embeddings": 2048, "sliding_window": 600}
 
@@ -99,7 +100,7 @@ def test_bits_that_float16_has_not_are_no_equal_entries(tmp_path: Path) -> None:
     result = verify(source, saved(model.to(torch.float16), tmp_path / "half"))
     entries = next(c for c in result.checks if c.name == "entries")
     assert "rounded to float16" in entries.found
-    assert "once each weight is float16" in result.verdict
+    assert "once each weight is rounded to float16" in result.verdict
 
 
 def test_a_fused_phi3_is_the_llama_of_its_parts(tmp_path: Path) -> None:
@@ -151,3 +152,52 @@ def test_sizes_that_nothing_has_are_refused(
     command, *rest = words
     assert main([command, str(source), str(tmp_path / "grown"), *rest]) == 4
     assert "at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("logit_cap", {"final_logit_softcapping": None}),
+        ("score_cap", {"attn_logit_softcapping": 60.0}),
+        ("activation", {"hidden_activation": "gelu"}),
+        ("", {"hidden_activation": "gelu_new"}),
+    ],
+)
+def test_a_curve_is_compared_by_itself(
+    field: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    """Though every weight of a grown bfloat16 model may have been rounded."""
+    source = saved(of_family("gemma2").bfloat16(), tmp_path / "source")
+    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    other = edited(tmp_path / "grown", tmp_path / "other", **change)
+    assert verify(source, other).reasons == ([field] if field else [])
+
+
+@pytest.mark.parametrize(
+    ("factor", "divisor", "same"),
+    [(1.0, 8.02, False), (0.5, 4.0, True), (1.5, 12.0, True), (1.52, 12.0, False)],
+)
+def test_a_setting_that_weights_make_up_for_is_measured_by_itself(
+    factor: float, divisor: float, same: bool, tmp_path: Path
+) -> None:
+    model = of_family("granite", logits_scaling=8.0, tie_word_embeddings=False)
+    source = saved(model.bfloat16(), tmp_path / "source")
+    grow_checkpoint(source, tmp_path / "grown", {"hidden_size": 24})
+    other = edited(tmp_path / "grown", tmp_path / "other", logits_scaling=divisor)
+    head = load_file(other / "model.safetensors")["lm_head.weight"]
+    result = verify(source, with_tensors(other, {"lm_head.weight": factor * head}))
+    assert result.same is same
+    assert same or f"logit_divisor is 8.0 → {divisor}" in result.verdict
+
+
+def test_fewer_positions_are_noted(source: Path, tmp_path: Path) -> None:
+    other = edited(source, tmp_path / "other", max_position_embeddings=32)
+    result = verify(source, other)
+    assert result.same
+    assert check(result, "max_position_embeddings").found.startswith("64 → 32")
+
+
+def test_fields_of_a_family_without_a_table_are_named(tmp_path: Path) -> None:
+    source = saved(of_family("cohere2"), tmp_path / "source")
+    other = edited(source, tmp_path / "other", sliding_window=512)
+    assert "sliding_window 4096 → 512" in check(verify(source, other), "config").found

@@ -9,8 +9,9 @@ pass and a greedy continuation in float32, and where these part, *the first tap*
 
 The budget of what is measured follows from the growth. A weight that has a scalar is
 rounded once to the dtype it is stored in, so no fair budget lies below what one such
-rounding does to the source; a weight that has none need not change at all, and only the
-sums over it are rounded, in float64. Both are measured: every weight of the source is
+rounding does to the source, and so is a share of what a neuron with copies writes, if it
+is no power of two; any other weight need not change at all, and only the sums over it are
+rounded, in float64. Both are measured: every weight of the source is
 multiplied by 1 ± u, u of the one dtype or of the other, signs drawn with a seed. The
 logits may differ by 4 times what this changes in them, the largest and the root mean
 square change alike, the loss by 4 times the mean change of a token's loss (no cancelling
@@ -26,14 +27,14 @@ accounted for. A growth multiplies no code, so that there an entry that is not a
 for is a no by itself.
 
 What passes although it is wrong. Accounted for: a scaled entry that is the neighbour of
-the right one in its dtype; a growth of a decoder of which transformers computes something
-else than the table of its family says; and a model that will train otherwise, such as
-with zero readers or with a tied pair come apart, which is the same function for now. Only
-measured: a change smaller than its budget, which for a scaled bfloat16 weight is the change
-that storing in bfloat16 makes (hence ε and the rotary frequencies are compared by
-themselves, to more digits), and a change that the text does not reach, such as in
-positions beyond its length or, but for the norm of each row, in embeddings of tokens that
-are not in it.
+the right one in its dtype; a growth of a decoder of which transformers computes
+something else than the table of its family says; and a model that will train otherwise,
+such as with zero readers or with a tied pair come apart, which is the same function for
+now. Only measured: a change smaller than its budget, which for a scaled bfloat16 weight
+is the change that storing in bfloat16 makes (hence ε, the rotary frequencies,
+activations and caps are compared by themselves, to more digits), and a change that the
+text does not reach, such as in positions beyond its length or, but for the norm of each
+row, in embeddings of tokens that are not in it.
 """
 
 import tempfile
@@ -64,7 +65,9 @@ from growproof.verify.rendering import render
 from growproof.verify.sides import Side
 from growproof.verify.stranger import strangers, unknown
 from growproof.verify.structure import structure
-from growproof.verify.text import same_tokens, tokens_of
+from growproof.verify.text import ON_THIS_TEXT, same_tokens, tokens_of
+
+TRIED = " The tokens that a text becomes were compared on one text only."
 
 __all__ = ["Check", "Side", "Verification", "render", "verify"]
 
@@ -266,7 +269,9 @@ def accounted_for(old: Side, new: Side, known: Accounted, checks: list[Check]) -
     if narrowed := known.account.narrowed if known.account else {}:
         few, of = len(narrowed), len(new.state)
         which = "each weight is" if few == of else f"{few} of {of} tensors are"
+        which = f"{which} rounded to"
         to = " or ".join(sorted({str(dtype)[6:] for dtype in narrowed.values()}))
         said = said.replace("every input:", f"every input, once {which} {to}:")
     said += f" Tokens {n} to {m - 1} are new." if m > n else ""
+    said += TRIED if any(ON_THIS_TEXT in c.found for c in checks) else ""
     return " ".join([said, *beside])

@@ -7,7 +7,7 @@ old one, scaled and scattered, and zeros; a norm gives the old values there; a n
 lane or neuron is silent, for one of the factors that it is a product of is zero.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -21,6 +21,7 @@ from growproof.table import LAYER, Row, names, rows
 from growproof.verify.entries import Account, Miss, judged, outer, taken
 from growproof.verify.placing import Placement, Places, integers, placement, sampled
 from growproof.verify.scaling import Scaling, scalings, score_parts, shared
+from growproof.verify.shares import shares
 from growproof.verify.sides import Side
 from growproof.verify.silence import Loud, crossings
 
@@ -28,11 +29,14 @@ from growproof.verify.silence import Loud, crossings
 ANSWERED = {
     "vocab", "hidden", "heads", "groups", "head_dim", "mlp", "layers", "eps", "kinds",
     "norm_size", "score", "tied", "biases", "positions", "experts", "active",
-    "expert_mlp", "renormalised",
+    "expert_mlp", "renormalised", "activation", "score_cap", "logit_cap",
 }  # fmt: skip
+# those that weights can make up for: measured by themselves, all else being right
+FACTORS = ("embedding_scale", "residual_scale", "logit_divisor")
 ROWS = 512  # by which a scalar is guessed
 # what v and o have along the axes of key and query: lanes in an order of their own
 OWN_AXES = {("v", "key"): "value", ("o", "query"): "context"}
+OUT = ("o", "down", "expert_down")
 
 
 # --- what cannot be accounted for -----------------------------------------------------
@@ -40,7 +44,7 @@ OWN_AXES = {("v", "key"): "value", ("o", "query"): "context"}
 
 def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
     """Raise GrowthError where the decoders differ in more than sizes."""
-    alike = {*ANSWERED}
+    alike = {*ANSWERED, *FACTORS}
     if a.head_dim == b.head_dim and all_turn(a) and all_turn(b):
         alike.add("split")  # a partial rotary that turns all lanes is no other
     differ = [
@@ -48,15 +52,10 @@ def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
         for f in fields(Decoder)
         if f.name not in alike and getattr(a, f.name) != getattr(b, f.name)
     ]
-    if a.experts:
-        differ += [
-            n for n in ("active", "renormalised") if getattr(a, n) != getattr(b, n)
-        ]
-    elif b.experts and not b.renormalised and b.active < b.experts:
+    if not a.experts and b.experts and not b.renormalised and b.active < b.experts:
         differ.append("renormalised")
     if differ:
-        name = differ[0]
-        raise GrowthError(f"{name} is {getattr(a, name)} → {getattr(b, name)}")
+        raise GrowthError(changed(a, b, differ[:1]))
     if bool(a.eps) != bool(b.eps):
         raise GrowthError(f"ε is {a.eps} → {b.eps}")
     for j, at in placed.layers.items():
@@ -65,6 +64,17 @@ def refuse_unlike(a: Decoder, b: Decoder, placed: Placement) -> None:
         held = placed.residual >= 0
         if not held[: b.norm_size].all() or held[b.norm_size :].any():
             raise GrowthError("old lanes lie where a masked norm does not look")
+
+
+def settings(a: Decoder, b: Decoder) -> list[str]:
+    """The fields that differ and that the same weights can be run with."""
+    names = (*FACTORS, *(("active", "renormalised") if a.experts else ()))
+    return [n for n in names if getattr(a, n) != getattr(b, n)]
+
+
+def changed(a: Decoder, b: Decoder, names: Iterable[str]) -> str:
+    """`logit_divisor is 8.0 → 9.0`, for each of the names."""
+    return "; ".join(f"{n} is {getattr(a, n)} → {getattr(b, n)}" for n in names)
 
 
 def all_turn(d: Decoder) -> bool:
@@ -246,7 +256,7 @@ class Accountant:
         """Compare one tensor with what it should be, an expert at a time."""
         part, y = name.split(".")[-2], self.new.state[name]
         row = scaling.row(part, row)
-        x = self.source_of(source)
+        x, before = self.source_of(source), len(self.account.misses)
         if part == "router" and not self.old.decoder.experts:
             self.account.tensors += 1  # all experts are one: whichever it chooses
             self.account.new += y.numel()
@@ -258,6 +268,12 @@ class Accountant:
                 self.entry_by_entry(name, one, y[e], inner, part, at, e)
         else:
             self.entry_by_entry(name, x, y, row, part, at, 0)
+        missed = self.account.misses[before:]
+        if missed and part in OUT and row.reads and x is not None:
+            own = source in self.old.state
+            known = source if own else source.replace("expert_", "")
+            residual = self.placed.residual
+            self.account.shares[known] = shares(x, y, row, residual, self.growth)
 
     def source_of(self, name: str) -> Tensor | None:
         """The source's tensor of that name, or that of its MLP for an expert's."""
@@ -314,17 +330,21 @@ def width(d: Decoder, layer: int) -> int:
 
 @dataclass(frozen=True)
 class Accounted:
-    """What accounting found: the account, or why there is none; placement and scaling."""
+    """What accounting found: the account, or why there is none; placement and scaling.
+
+    settings: fields of the decoder that differ, and that weights can make up for.
+    """
 
     account: Account | None
     why: str = ""
     placed: Placement | None = None
     scaling: Scaling | None = None
+    settings: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
         """True where every entry is accounted for."""
-        return self.account is not None and not self.account.misses
+        return self.account is not None and not self.account.misses and not self.why
 
 
 def accounted(old: Side, new: Side, *, progress: bool | None = None) -> Accounted:
@@ -349,4 +369,6 @@ def accounted(old: Side, new: Side, *, progress: bool | None = None) -> Accounte
         leave=False,
     ):
         pass
-    return Accounted(accountant.account, "", placed, scaling)
+    unlike = settings(old.decoder, new.decoder)
+    why = changed(old.decoder, new.decoder, unlike)
+    return Accounted(accountant.account, why, placed, scaling, tuple(unlike))

@@ -53,7 +53,9 @@ class Account:
     """How many entries are what, and the tensors with entries that are nothing of it.
 
     equal: the source's. rounded: the source's, times a scalar or less a mean, rounded
-    once. new: zero, or read by nothing. narrowed: tensors in a narrower dtype, and which.
+    once. new: zero, or read by nothing. narrowed: tensors that rounding changed, or that
+    lie in a narrower dtype, and which. shares: tensors of the source → the columns that
+    several columns of the destination add up to, rounded.
     """
 
     equal: int = 0
@@ -62,6 +64,7 @@ class Account:
     tensors: int = 0
     misses: list[Miss] = field(default_factory=list[Miss])
     narrowed: dict[str, torch.dtype] = field(default_factory=dict[str, torch.dtype])
+    shares: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @functools.cached_property
     def rescaled(self) -> set[str]:
@@ -137,7 +140,7 @@ def judged(
     account.tensors += 1
     look = functools.partial(looked_at, x, y, row, origins, growth)
     whole = functools.partial(look, slice(0, len(y)))
-    inside = 0
+    inside, exact = 0, True
     for rows in row_blocks(y, row, growth):
         seen = look(rows)
         if seen.wrong.any():
@@ -145,6 +148,9 @@ def judged(
             account.misses.append(replace(miss, mended=lambda: mended(y, whole())))
             return
         inside += int(seen.held.sum())
+        exact &= torch.equal(y[rows][seen.held].to(seen.want), seen.want[seen.held])
+    if not exact:
+        account.narrowed[name] = y.dtype
     if stays(x, y, row):
         account.equal += inside
     else:

@@ -1,6 +1,7 @@
 """Logits, loss and greedy text: in the clone in float64, and in transformers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from growproof.clone import Taps, stages
 from growproof.decoder import Decoder, GrowthError
 from growproof.models import build
 from growproof.padding import State
-from growproof.rounding import Perturbed, holds, largest, rounded, unit_roundoff
+from growproof.rounding import holds, largest, rounded, unit_roundoff
 from growproof.table import rows, template_of
-from growproof.verify.accounting import Accounted
+from growproof.verify.accounting import FACTORS, Accounted
 from growproof.verify.entries import Miss
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
@@ -37,20 +38,60 @@ def precision(
     """What each weight of a decoder, one of the two, had to be rounded to once.
 
     The destination's dtype, where it is a narrower one, or where the growth has a scalar
-    or a centring for it, or it was rescaled beside another; else it need not change at
-    all, and float64 rounds its sums.
+    or a centring for it, or may have where it could not be placed and a width has grown,
+    or it was rescaled beside another or by a setting that differs; else it need not
+    change at all, and float64 rounds its sums.
     """
     table, scaling = rows(d), known.scaling
     rescaled = known.account.rescaled if known.account else set[str]()
+    folds = folded(old.decoder, new.decoder, known)
+    a, b = old.decoder, new.decoder
+    wider = (a.hidden, a.head_dim) != (b.hidden, b.head_dim)
     narrower = not holds(new.dtype, old.dtype)
 
     def dtype_of(name: str) -> torch.dtype:
         row, part = table[template_of(name)], name.split(".")[-2]
-        must = narrower or scaling is None or scaling.changes(part, row)
-        must = must or part in rescaled
+        must = narrower or part in rescaled or part in folds
+        must = must or (scaling.changes(part, row) if scaling else wider)
         return new.dtype if must else torch.float64
 
     return dtype_of
+
+
+def folded(a: Decoder, b: Decoder, known: Accounted) -> set[str]:
+    """The parts that hold a setting that differs: all of one is its ratio, or over it."""
+    names = [name for name in known.settings if name in FACTORS]
+    ratios = [getattr(a, name) / getattr(b, name) for name in names]
+    misses = known.account.misses if known.account else []
+    factors = {m.name.split(".")[-2]: m.factor for m in misses if m.factor}
+    return {
+        part
+        for part, (k, within) in factors.items()
+        if any(abs(k * r - 1) <= within or abs(k / r - 1) <= within for r in ratios)
+    }
+
+
+def shaken_source(
+    old: Side,
+    new: Side,
+    known: Accounted,
+    seed: int,
+    finest: torch.dtype = torch.float64,
+) -> State:
+    """The source in float64, what had to change rounded once; `finest` at the least."""
+    dtype_of = precision(old.decoder, old, new, known)
+    shares = known.account.shares if known.account else dict[str, Tensor]()
+
+    def once(name: str, x: Tensor) -> Tensor:
+        def moved(dtype: torch.dtype) -> Tensor:
+            return rounded(name, x, max(dtype, finest, key=unit_roundoff), seed)
+
+        stays = moved(dtype_of(name))
+        if name not in shares:
+            return stays
+        return torch.where(shares[name], moved(new.dtype), stays)
+
+    return old.state.map(once)
 
 
 def runs(
@@ -58,7 +99,7 @@ def runs(
 ) -> tuple[Run, Run, Run]:
     """The source, the source with what had to change rounded once, the destination."""
     exact = old.state.map(lambda _, x: x.double())
-    shaken = Perturbed(exact, precision(old.decoder, old, new, known), seed)
+    shaken = shaken_source(old, new, known, seed)
     grown = new.state.map(lambda _, x: x.double())
     return (
         stages(old.decoder, exact, ids),
@@ -173,15 +214,18 @@ def as_it_should_be(x: Tensor, misses: Sequence[Miss]) -> Tensor:
 def of_the_missed(
     old: Side, new: Side, known: Accounted, ids: Tensor, seed: int
 ) -> list[Check]:
-    """What the tensors that are not accounted for do, all else being right.
+    """What the tensors and settings that are not accounted for do, all else being right.
 
     The destination beside itself with these as they should be; the budget is what rounding
     their wrong entries once does, those that had to change at all. Their tokens are put
     into the text.
     """
     misses = known.account.misses if known.account else []
-    if not misses or any(miss.mended is None for miss in misses):
+    neither = not misses and not known.settings
+    if neither or any(miss.mended is None for miss in misses):
         return []
+    source = {name: getattr(old.decoder, name) for name in known.settings}
+    decoder = replace(new.decoder, **source)
     ends = ("embed.weight", "head.weight")
     tokens = sorted({t for miss in misses if miss.name in ends for t in miss.rows})
     length = ids.shape[1]
@@ -201,11 +245,12 @@ def of_the_missed(
 
     shaken = right.map(once)
     want, moved, found = (
-        last_logits(stages(new.decoder, state, ids), tqdm(disable=True))
-        for state in (right, shaken, got)
+        last_logits(stages(d, state, ids), tqdm(disable=True))
+        for d, state in ((decoder, right), (decoder, shaken), (new.decoder, got))
     )
     count = len(missed)
-    name = f"float64, {count} tensor{'s' * (count > 1)} {MISSED}"
+    tensors = [f"{count} tensor{'s' * (count > 1)}"] if count else []
+    name = f"float64, {' and '.join([*known.settings, *tensors])} {MISSED}"
     checks = function_checks(name, want, moved, found, ids)
     return [check for check in checks if check.passed is not None]
 
@@ -227,12 +272,8 @@ def in_transformers(
     except Exception as error:
         raise unrunnable(old.directory, error) from error
     del model
-    dtype_of = precision(old.decoder, old, new, known)
-
-    def coarse(name: str) -> torch.dtype:
-        return max(dtype_of(name), torch.float32, key=unit_roundoff)
-
-    shaken = rebuilt(old, Perturbed(old.state, coarse, seed))(ids).logits[0]
+    moved = shaken_source(old, new, known, seed, torch.float32)
+    shaken = rebuilt(old, moved)(ids).logits[0]
     try:
         model = new.load()
         got = model(ids).logits[0]

@@ -20,13 +20,12 @@ def entries(old: Side, new: Side, known: Accounted) -> list[Check]:
     account = known.account
     # a code has no scalar, and no neighbour that is as good: it is right, or it is wrong
     passed = False if old.codes and new.codes else None
-    if account is None:
-        found = f"not accounted for: {known.why}"
-        return [Check(name="entries", found=found, passed=passed)]
-    if account.misses:
-        names = len({miss.name for miss in account.misses})
-        found = f"{names} of {account.tensors} tensors are not accounted for"
-        found = f"{found}; {account.misses[0]}"
+    if account is None or known.why or account.misses:
+        found = f"not accounted for: {known.why}" if known.why else ""
+        if account and account.misses:
+            names = len({miss.name for miss in account.misses})
+            said = f"{names} of {account.tensors} tensors are not accounted for"
+            found += f"{'; ' if found else ''}{said}; {account.misses[0]}"
         return [Check(name="entries", found=found, passed=passed)]
     coarser = not holds(new.dtype, old.dtype)
     how = (
@@ -71,8 +70,14 @@ def first(known: Accounted) -> str:
 def unlike(old: Side, new: Side, known: Accounted) -> str:
     """What kind of no it is, as far as the tensors tell."""
     account = known.account
+    said = f"The configs differ: {known.why}." if known.why and known.scaling else ""
     if account is None or not account.misses:
-        return ""
+        return said
+    return f"{said} {unlike_tensors(old, new, known, account)}".strip()
+
+
+def unlike_tensors(old: Side, new: Side, known: Accounted, account: Account) -> str:
+    """What kind of no the tensors with wrong entries make it."""
     misses = account.misses
     moved = rows_moved(old, new) or heads_moved(old, new, known)
     if moved:

@@ -10,6 +10,7 @@ from torch import Tensor
 from growproof.checkpoints import weight_files
 from growproof.decoder import GrowthError
 from growproof.families import family_named
+from growproof.family import SIZES
 from growproof.reading import BadInput, any_config, decoder_in, fields_of
 from growproof.rounding import largest, rounded
 from growproof.verify.chosen import generating
@@ -24,6 +25,8 @@ from growproof.verify.outcome import BESIDE, Check
 from growproof.verify.text import same_tokens
 
 hub: Any = transformers  # untyped
+# fields that say who wrote a config
+MADE = ("_name_or_path", "architectures", "transformers_version")
 NOT_LOOKED_AT = (
     "tensors one by one, float64 sums, ε, rotary frequencies and taps: {why}. Only what "
     "transformers computes is compared"
@@ -63,12 +66,24 @@ def strangers(
         ),
         Check(name="not looked at", found=note, passed=None),
     ]
+    checks += other_fields(source, destination)
     checks += [told(source, destination), *same_tokens(source, destination)]
     for dtype in (torch.float64, torch.float32):
         checks += in_dtype(source, destination, ids, continuation, dtype)
         if any(c.passed is False and c.name not in BESIDE for c in checks):
             break
     return checks
+
+
+def other_fields(source: Path, destination: Path) -> list[Check]:
+    """A note that names what the configs say otherwise, beside the sizes."""
+    a, b = (any_config(path).to_dict() for path in (source, destination))
+    names = sorted({*a, *b} - {*SIZES.values(), *MADE})
+    found = [f"{n} {a.get(n)} → {b.get(n)}" for n in names if a.get(n) != b.get(n)]
+    if not found:
+        return []
+    said = "\n".join([*found, "they may show in other texts than this one"])
+    return [Check(name="config", found=said, passed=None)]
 
 
 def told(source: Path, destination: Path) -> Check:

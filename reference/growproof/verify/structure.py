@@ -6,21 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from growproof.blocks import blocks
 from growproof.checkpoints import weight_files
+from growproof.clone import capped
 from growproof.decoder import Decoder, Rotary
 from growproof.families import family_of
 from growproof.family import SIZES
 from growproof.quantised import Quantised
 from growproof.reading import safetensors_in
 from growproof.rotary import by_length, frequencies, lengthened
-from growproof.rounding import holds, unit_roundoff
+from growproof.rounding import holds, largest, unit_roundoff
 from growproof.table import count, template_of
 from growproof.verify.outcome import Check
 from growproof.verify.sides import Side
 
+hub: Any = transformers  # untyped
+CURVES = ("activation", "score_cap", "logit_cap")
 FREQUENCIES = "rotary frequencies"
 MORE = {"experts": "experts", "expert_mlp": "size of an expert"}
 # what a quantization_config tells a loader, beside what decoding reads of it → its default
@@ -79,7 +83,50 @@ def structure(old: Side, new: Side) -> list[Check]:
         checks.append(same_stock_frequencies(old, new))
     if a.eps and b.eps and a.vocab <= b.vocab and "attn_norm" in a.norms:
         checks.append(same_eps(old, new))
-    return checks + same_windows(old, new)
+    return [
+        *checks,
+        *same_curves(a, b),
+        *same_windows(old, new),
+        *fewer_positions(old, new),
+    ]
+
+
+def same_curves(a: Decoder, b: Decoder) -> list[Check]:
+    """Functions of one number that have another name or cap: no weight makes up for one.
+
+    Compared in float64 from -64 to 64, where nothing but their own terms is rounded.
+    """
+    x = torch.linspace(-64, 64, 4097, dtype=torch.float64)
+    budget = 64 * unit_roundoff(torch.float64) * largest(x)
+    checks = list[Check]()
+    for name in CURVES:
+        said = [getattr(d, name) for d in (a, b)]
+        if said[0] != said[1]:
+            before, after = (curve(name, value, x) for value in said)
+            error, found = largest(after - before), f"{said[0]} → {said[1]}"
+            passed = error <= budget
+            checks.append(
+                Check(name=name, found=found, passed=passed, error=error, budget=budget)
+            )
+    return checks
+
+
+def curve(name: str, value: Any, x: Tensor) -> Tensor:
+    """An activation, by transformers' own code, or a cap, at x; NaN for one not known."""
+    if name != "activation":
+        return capped(x, value)
+    known = hub.activations.ACT2FN
+    return known[value](x) if value in known else x * torch.nan
+
+
+def fewer_positions(old: Side, new: Side) -> list[Check]:
+    """A note where the config allows shorter texts than the source's."""
+    name = "max_position_embeddings"
+    a, b = (getattr(side.config, name, None) for side in (old, new))
+    if not a or not b or b >= a:
+        return []
+    found = f"{a:,} → {b:,}: loaders may refuse longer texts, which the source takes"
+    return [Check(name=name, found=found, passed=None)]
 
 
 def same_loaded_dtype(old: Side, new: Side) -> list[Check]:

@@ -5,6 +5,7 @@ say nothing of a token whose id is another one's.
 """
 
 import filecmp
+import json
 import subprocess
 import sys
 from itertools import takewhile
@@ -18,6 +19,13 @@ from growproof.reading import BadInput, tokenizer_in
 from growproof.verify.outcome import TOKENIZER, Check
 
 ODD = "  I'm not; naïve\tÜber 你好 🙂 1234567 3.14\n\n<|endoftext|> a_b </s>"
+
+# what a tokenizer is made from: transformers 5 keeps the template in a file of its own
+FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json",
+         "vocab.*", "merges.txt", "*.model")  # fmt: skip
+# parts of tokenizer.json that are compared by what they do, or set by each call
+JUDGED = ("version", "decoder", "truncation", "padding")
+ON_THIS_TEXT = "the same tokens on this text"
 
 FALLBACK = """\
 A model that was trained for months holds in its weights whatever it has learned, and
@@ -81,7 +89,7 @@ def same_tokens(source: Path, destination: Path) -> list[Check]:
         one = "source" if files[0] else "destination"
         said = f"there is one in the {one} only"
         return [Check(name=TOKENIZER, found=said, passed=None)] if any(files) else []
-    every = files[0] | files[1]
+    every = {p.name for d in (source, destination) for g in FILES for p in d.glob(g)}
     _, differ, errors = filecmp.cmpfiles(source, destination, every, shallow=False)
     if not differ and not errors:
         return [Check(name=TOKENIZER, found="the same files", passed=True)]
@@ -108,13 +116,16 @@ def compared(old: Any, new: Any) -> Check:
         more = f", and {len(moved) - 1:,} more" if moved[1:] else ""
         said = f"token {i}, {token!r}, is {after.get(token, 'not there')}{more}"
         return Check(name=TOKENIZER, found=said, passed=False)
-    text = f"{licence()[0][:4000]}{ODD}"
+    beside = "".join(f"a{t}b {t} {t}{t}\n" for t in old.get_added_vocab())
+    text = f"{licence()[0][:4000]}{ODD}{beside}"
     ids, others = (list[int](each(text).input_ids) for each in (old, new))
     alike = takewhile(lambda pair: pair[0] == pair[1], zip(ids, others, strict=False))
     at = len([*alike])
     said = f"the same {len(before):,} tokens"
     if more := len(after) - len(before):
         said += f", and {more:,} new ones"
+    if differ := other_parts(old, new):
+        said += f"; other {', '.join(differ)}"
     if ids != others:
         said += f"; a text becomes others from behind {old.decode(ids[:at])[-20:]!r}"
         return Check(name=TOKENIZER, found=said, passed=None if more else False)
@@ -124,4 +135,28 @@ def compared(old: Any, new: Any) -> Check:
         return Check(
             name=TOKENIZER, found=f"{said}; another chat template", passed=None
         )
+    if differ:
+        return Check(name=TOKENIZER, found=f"{said}: {ON_THIS_TEXT}", passed=None)
     return Check(name=TOKENIZER, found=said, passed=True)
+
+
+def other_parts(old: Any, new: Any) -> list[str]:
+    """The parts of two fast tokenizers that are others, but for new tokens."""
+    before, after = (parts_of(each) for each in (old, new))
+    if "added_tokens" in before and "added_tokens" in after:
+        ids = {token["id"] for token in before["added_tokens"]}
+        after["added_tokens"] = [t for t in after["added_tokens"] if t["id"] in ids]
+    if "scores" in before and "scores" in after:
+        after["scores"] = after["scores"][: len(before["scores"])]
+    names = sorted(before.keys() & after.keys())
+    return [name.replace("_", " ") for name in names if before[name] != after[name]]
+
+
+def parts_of(tokenizer: Any) -> dict[str, Any]:
+    """What tokenizer.json holds beside the vocabulary; nothing of a slow tokenizer."""
+    inner = getattr(tokenizer, "backend_tokenizer", None)
+    found: dict[str, Any] = json.loads(inner.to_str()) if inner else {}
+    model: dict[str, Any] = found.pop("model", {})
+    scores = model.pop("vocab", None)
+    found |= model | ({"scores": scores} if isinstance(scores, list) else {})
+    return {k: v for k, v in found.items() if k not in JUDGED}
