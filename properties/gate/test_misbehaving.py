@@ -330,13 +330,17 @@ def test_who_interrupts_it_alone_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGINT that reaches no more than the waiting process: the run has it in a while."""
-    monkeypatch.setattr(supervision, "GRACE", 0.3)
-    note = tmp_path / "note"
-    program = f"import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open({str(note)!r}, 'w')"
+    monkeypatch.setattr(supervision, "GRACE", 4.0)
+    begun, note = tmp_path / "begun", tmp_path / "note"
+    program = (
+        f"import time\ntry:\n open({str(begun)!r}, 'w'); time.sleep(60)\n"
+        f"except KeyboardInterrupt: open({str(note)!r}, 'w')"
+    )
     run = subprocess.Popen(
         [sys.executable, "-S", "-c", program], start_new_session=True
     )
-    time.sleep(1)
+    while not begun.exists():
+        time.sleep(0.05)
     supervision.interrupted(run)
     assert run.returncode == 0
     assert note.exists()
