@@ -119,6 +119,11 @@ class Wide(TorchDispatchMode):
     ) -> Any:
         return func(*args, **widened(kwargs or {}))
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and to say so takes longer than many an operation."""
+        return False
+
 
 def widened(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of an operation, with float64 for any lower dtype."""
