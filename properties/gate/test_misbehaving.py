@@ -333,7 +333,9 @@ def test_who_interrupts_it_alone_ends_the_run(
     monkeypatch.setattr(supervision, "GRACE", 4.0)
     begun, note = tmp_path / "begun", tmp_path / "note"
     program = (
-        f"import time\ntry:\n open({str(begun)!r}, 'w'); time.sleep(60)\n"
+        "import signal, time\n"  # where a shell starts it behind &, SIGINT is ignored
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"try:\n open({str(begun)!r}, 'w'); time.sleep(60)\n"
         f"except KeyboardInterrupt: open({str(note)!r}, 'w')"
     )
     run = subprocess.Popen(
