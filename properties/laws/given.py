@@ -62,7 +62,7 @@ def worn(
     """
     config = copy.deepcopy(case.hf_config)
     if used:
-        wear(config)
+        dress(config)
     model = make(config, case.seed, case.regime, getattr(torch, dtype)).train(training)
     if attention == "eager" or model._supports_sdpa:
         model.set_attn_implementation(attention)
@@ -78,7 +78,7 @@ def worn(
     return model
 
 
-def wear(config: Any) -> None:
+def dress(config: Any) -> None:
     """What configs say besides, before a model is made of it: its modules heed it."""
     for name, value in OWN.items():
         setattr(config, name, value)
