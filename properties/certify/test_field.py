@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from growproof.families import family_of
 from growproof.field import Field, Wide, held
 from growproof.growth import plan
 from growproof.models import decoder_of, state_of
-from growproof.residues import SQUARES, Residues, prime, primes
+from growproof.residues import SQUARES, Residues, fraction, nearly, prime, primes
 from growproof.rounding import unit_roundoff
 from growproof.scatter import take
 from growproof.table import Row, pairs, parameters
@@ -61,6 +62,22 @@ def test_numbers_are_read_as_roots_of_fractions(ring: Residues) -> None:
     assert torch.equal(ring.number(-math.pi), -ring.number(math.pi) % p)
     assert not torch.equal(ring.number(math.pi), ring.number(math.pi * (1 + 1e-10)))
     assert not torch.equal(ring.number(2 / 3), ring.number(2 / 3 + 1e-10))
+
+
+def test_no_fraction_is_overlooked() -> None:
+    """Where `fraction` finds one, `nearly` says that it may: at all sizes, and at READ's edge."""
+    rng = random.Random(0)
+    drawn = [
+        float(Fraction(rng.randint(1, 10 ** rng.randint(1, 9)), rng.randint(1, 10_000)))
+        * 10.0 ** rng.choice((0, 0, rng.randint(-12, 12)))
+        * (1 + rng.choice((0, 9e-13, -9e-13)))
+        for _ in range(5_000)
+    ] + [abs(rng.gauss()) for _ in range(5_000)]
+    hopes = nearly(torch.tensor(drawn, dtype=torch.float64)).tolist()
+    found = [fraction(x) is not None for x in drawn]
+    assert [x for x, f, h in zip(drawn, found, hopes, strict=True) if f and not h] == []
+    assert sum(found[:5_000]) > 3_000
+    assert sum(hopes[5_000:]) < 50
 
 
 def test_the_ring_is_exact(ring: Residues) -> None:

@@ -84,6 +84,21 @@ def fraction(x: float) -> Fraction | None:
     return None
 
 
+def nearly(x: Tensor) -> Tensor:
+    """Whether `fraction` may find one for x > 0: a fraction that near is a convergent
+    of x (Legendre), or of x times a power of ten.
+    """
+    x = torch.stack((x, x * 10 ** -x.log10().floor()))
+    found = x > 1e3  # a fraction near it need not be a convergent
+    rest, ends, sizes = x, (1.0, x.floor()), (0.0, torch.ones_like(x))
+    while (small := sizes[1] <= HEIGHT).any():
+        found |= small & ((ends[1] / sizes[1] / x - 1).abs() <= 2 * READ)
+        rest = 1 / (rest - rest.floor()).clamp(min=1 / HEIGHT**2)
+        ends = (ends[1], rest.floor() * ends[1] + ends[0])
+        sizes = (sizes[1], rest.floor() * sizes[1] + sizes[0])
+    return found.any(0)
+
+
 def mixed(x: Tensor) -> Tensor:
     """A bijection of 64-bit words that looks random (Steele, Lea & Flood 2014)."""
     for shift, factor in (
@@ -146,6 +161,7 @@ class Residues:
         self.primes, self.seed = list(primes), seed
         self.p = torch.tensor(self.primes)
         self.known = Known()
+        self.numbers = dict[float, Tensor]()
         self.generator = torch.Generator().manual_seed(key_of("draw", seed))
 
     def random(self, shape: Sequence[int]) -> Tensor:
@@ -224,13 +240,12 @@ class Residues:
         p = self.p.reshape(-1, *[1] * (rank - 1))
         return (((high % p << 16) + low) % p).movedim(0, -1).contiguous()
 
-    @functools.cache  # noqa: B019
     def number(self, x: float) -> Tensor:
-        """±q, ±√q or ±⁴√q where one of small height rounds to x, else a symbol."""
-        if x < 0:
-            return -self.number(-x) % self.p
-        if x == 0 or not math.isfinite(x):
-            return torch.zeros_like(self.p)
+        """The residues of a real number."""
+        return self.lift(torch.tensor(x, dtype=torch.float64))
+
+    def exactly(self, x: float) -> Tensor | None:
+        """q, √q, ⁴√q or ±(√q − 1) where one of small height rounds to x > 0."""
         for degree in (1, 2, 4):
             q = fraction(x**degree)
             if q and degree == 1:
@@ -242,7 +257,20 @@ class Residues:
             q = fraction(root**2) if root > 0 else None
             if q and self.squares(q):
                 return sign * (self.root(self.exact(q)) - 1) % self.p
-        return self.function("symbol", self.words(torch.tensor(x, dtype=torch.float64)))
+        return None
+
+    def read(self, x: Tensor) -> Tensor:
+        """Real numbers ≥ 0: exactly, or each as a symbol."""
+        out = torch.zeros((len(x), len(self.primes)), dtype=torch.int64)
+        forms = torch.stack((x, x**2, x**4, (1 + x) ** 2, (1 - x) ** 2))
+        hope = (nearly(forms.clamp(min=1e-300)) & (forms > 0)).any(0) & (x > 0)
+        for i in hope.nonzero().flatten().tolist():
+            found = self.exactly(float(x[i]))
+            hope[i] = found is not None
+            out[i] = 0 if found is None else found
+        rest = (x > 0) & ~hope
+        out[rest] = self.function("symbol", self.words(x[rest]))
+        return out
 
     def squares(self, q: Fraction) -> bool:
         """Whether all prime factors of q are squares modulo every prime."""
@@ -252,8 +280,13 @@ class Residues:
         return all(pow(n, (p - 1) // 2, p) == 1 for n in parts for p in self.primes)
 
     def lift(self, x: Tensor) -> Tensor:
-        """The residues of real numbers, each by `number`."""
-        values, back = distinct(x.detach().double())
+        """The residues of real numbers, −x those of x negated; zero where not finite."""
+        values, back = distinct(x.detach().double().nan_to_num(0, 0, 0))
         if not values.numel():
             return torch.zeros((*x.shape, len(self.primes)), dtype=torch.int64)
-        return torch.stack([self.number(v) for v in values.tolist()])[back]
+        found = values.tolist()
+        if fresh := [v for v in found if v not in self.numbers]:
+            new = torch.tensor(fresh, dtype=torch.float64)
+            signed = new.sign().long()[:, None] * self.read(new.abs()) % self.p
+            self.numbers |= zip(fresh, signed, strict=True)
+        return torch.stack([self.numbers[v] for v in found])[back]
