@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -142,10 +143,19 @@ def test_what_is_annotated() -> None:
 
 
 def test_a_scheduled_job_tries_the_newest_releases() -> None:
-    """It runs the script that .ci/run runs, and no other."""
+    """What is pinned cannot tell that a new release breaks something."""
     job = yaml.safe_load((ROOT / ".github/workflows/newest.yml").read_text())
     steps = job["jobs"]["newest"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [".ci/newest"]
     assert job[True]["schedule"]  # YAML reads `on` as a truth value
     assert os.access(ROOT / ".ci/newest", os.X_OK)
-    assert "\n  .ci/newest\n" in (ROOT / ".ci/run").read_text()
+
+
+def test_each_run_tries_the_ends_of_what_is_supported() -> None:
+    """The oldest transformers that pyproject.toml allows, and the newest that the README names."""
+    oldest, newest = re.findall(
+        r"for release in (\S+) (\S+);", (ROOT / ".ci/run").read_text()
+    )[0]
+    assert f'"transformers>={oldest}"' in (ROOT / "pyproject.toml").read_text()
+    told = " ".join((ROOT / "README.md").read_text().split())
+    assert f"transformers {oldest} to {newest}" in told
