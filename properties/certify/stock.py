@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 from growproof.models import model_class, parameters_of
-from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .runs import Run, eager, note_modes, runs
@@ -98,7 +97,7 @@ def live(new: Any, made: Any, plan: Sequence[Run]) -> str:
     for run in plan:
         try:
             with eager(new, made, attention=False):
-                mine, its, at = beside(new, made, run)
+                mine, its = logits(new, run), logits(made, run)
             how = f"once it is {SAVED}"
             if apart(mine, its) <= WITNESS and not known.startswith("transformers."):
                 with eager(new):
@@ -106,6 +105,8 @@ def live(new: Any, made: Any, plan: Sequence[Run]) -> str:
         except Exception:  # refused with its reason later
             return ""
         if (off := apart(mine, its)) > WITNESS:
+            with eager(new, made, attention=False):
+                at = first_apart(new, made, run)
             where = f", from {at} on" if at else ""
             return (
                 "It is not what its config and weights make: the logits differ by "
@@ -123,9 +124,9 @@ def unlike_stock(old: Any, news: Sequence[Any], target: Mapping[str, int]) -> st
     return made if isinstance(made, str) else live(news[0], made, plan)
 
 
-def beside(new: Any, made: Any, run: Run) -> tuple[Tensor, Tensor, str]:
-    """The logits of both, and the first module whose outputs are not the same."""
+def first_apart(new: Any, made: Any, run: Run) -> str:
+    """The first module whose outputs are not the same, if any."""
     with outputs(new) as mine, outputs(made) as its:
-        pair = logits(new, run), logits(made, run)
-    shared = (n for n in mine if n in its and apart(mine[n], its[n]) > WITNESS)
-    return *pair, next(shared, "")
+        for model in (new, made):
+            logits(model, run)
+    return next((n for n in mine if n in its and apart(mine[n], its[n]) > WITNESS), "")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from growproof.field import Wide, widened
@@ -48,6 +49,10 @@ def logits(model: Any, run: Run) -> Tensor:
         return run.logits(model, run.tokens).detach().double()
 
 
+# the logits of models before any growth, which are there for many growths
+SEEN: WeakKeyDictionary[Any, dict[str, Tensor]] = WeakKeyDictionary()
+
+
 def apart(a: Tensor, b: Tensor) -> float:
     """The largest difference, relative to the largest entry; NaN where one is not finite."""
     if a.shape != b.shape:
@@ -57,7 +62,10 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 def difference(old: Any, new: Any, run: Run, vocab: int) -> float:
     """How far apart their logits are; what is not finite is infinitely far."""
-    found = apart(logits(old, run), logits(new, run)[..., :vocab])
+    kept = SEEN.setdefault(old, {})
+    if run.name not in kept:
+        kept[run.name] = logits(old, run)
+    found = apart(kept[run.name], logits(new, run)[..., :vocab])
     return found if math.isfinite(found) else math.inf
 
 

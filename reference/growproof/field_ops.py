@@ -39,7 +39,9 @@ def op(*names: str) -> Callable[[Handler], Handler]:
 def signed(sign_a: int, sign_b: int) -> Handler:
     def total(field: "Field", a: Any, b: Any, alpha: Any = 1) -> "FieldTensor":
         x, y = field.of(a), field.of(times(field, b, alpha))
-        out = (sign_a * x.residues + sign_b * y.residues) % field.ring.p
+        ends = (y, x) if sign_a < 0 else (x, y)
+        out = torch.add(*(z.residues for z in ends), alpha=sign_a * sign_b)
+        out.remainder_(field.ring.p)
         bound = x.bound | y.bound
         if bound.marked:
             low = (x.residues == MARK) | (y.residues == MARK)
@@ -56,7 +58,7 @@ OPS |= {"add": signed(1, 1), "sub": signed(1, -1), "rsub": signed(-1, 1)}
 def mul(field: "Field", a: Any, b: Any) -> "FieldTensor":
     x, y = field.plain(a, b)
     degree = x.bound.degree + y.bound.degree
-    return field.tensor(x.residues * y.residues % field.ring.p, degree)
+    return field.tensor((x.residues * y.residues).remainder_(field.ring.p), degree)
 
 
 def times(field: "Field", x: Any, factor: Any) -> Any:
@@ -274,7 +276,7 @@ def softmax(field: "Field", x: Any, dim: int, *_: Any, **__: Any) -> "FieldTenso
     empty = ~there.any(dim % x.dim(), keepdim=True)
     share = field.ring.inverse(total.masked_fill(empty[..., None], 1))
     field.calls += x.numel()
-    return field.tensor(weights * share % field.ring.p, 2)
+    return field.tensor(weights.mul_(share).remainder_(field.ring.p), 2)
 
 
 @op("max", "amax")

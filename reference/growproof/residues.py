@@ -106,7 +106,8 @@ def mixed(x: Tensor) -> Tensor:
         (27, -0x6B2FB644ECCEEE15),
         (31, 1),
     ):
-        x = ((x >> shift) & ((1 << (64 - shift)) - 1)).bitwise_xor_(x).mul_(factor)
+        high = (x >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+        x = high.bitwise_xor_(x).mul_(factor)
     return x
 
 
@@ -183,7 +184,8 @@ class Residues:
         Wegman 1979), mixed: each prime's value is one of its own.
         """
         forms = self.forms(key_of(self.seed, name), x.shape[-1])
-        return (mixed(x @ forms[:-1] + forms[-1]) >> 1) % self.p
+        words = mixed((x @ forms[:-1]).add_(forms[-1]))
+        return words.bitwise_right_shift_(1).remainder_(self.p)
 
     @functools.cache  # noqa: B019
     def forms(self, key: int, width: int) -> Tensor:
@@ -200,12 +202,13 @@ class Residues:
         """x to an exponent for each prime: four bits of them at a time."""
         table = [torch.ones_like(x), x]
         while len(table) < 16:
-            table.append(table[-1] * x % self.p)
+            table.append((table[-1] * x).remainder_(self.p))
         powers, out = torch.stack(table), table[0]
         for digit in digits(tuple(exponents)):
             for _ in range(4):
-                out = out * out % self.p
-            out = out * powers.gather(0, digit.expand(1, *x.shape))[0] % self.p
+                out = (out * out).remainder_(self.p)
+            out *= powers.gather(0, digit.expand(1, *x.shape))[0]
+            out.remainder_(self.p)
         return out
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -233,12 +236,15 @@ class Residues:
         a, b = (
             x.reshape(len(x), *[1] * (rank - x.dim()), *x.shape[1:]) for x in (a, b)
         )
-        halves = torch.cat((a >> 16, a & 0xFFFF), -2).double()
-        parts = zip(halves.split(64, -1), b.double().split(64, -2), strict=True)
+        small, axis = (a, -2) if a.numel() <= b.numel() else (b, -1)
+        halves = torch.cat((small >> 16, small & 0xFFFF), axis).double()
+        x, y = (halves, b.double()) if axis == -2 else (a.double(), halves)
+        parts = zip(x.split(64, -1), y.split(64, -2), strict=True)
         total = functools.reduce(torch.add, [(x @ y).long() for x, y in parts])
-        high, low = total.chunk(2, -2)
+        high, low = total.chunk(2, axis)
         p = self.p.reshape(-1, *[1] * (rank - 1))
-        return (((high % p << 16) + low) % p).movedim(0, -1).contiguous()
+        high = high.remainder_(p).bitwise_left_shift_(16).add_(low).remainder_(p)
+        return high.movedim(0, -1).contiguous()
 
     def number(self, x: float) -> Tensor:
         """The residues of a real number."""
