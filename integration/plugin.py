@@ -25,10 +25,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In a run that is spread, what tests start is forked from one process."""
+    """In a run that is spread, what tests start is forked from one process.
+
+    And has one thread, as the tests have: two for each core wait for each other, busily.
+    """
     if os.environ.get(warm.VARIABLE):
         sys.executable = f"{os.environ[warm.VARIABLE]}/python"
     elif getattr(config.option, "numprocesses", None) and warm.possible():
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         stack = ExitStack()
         stack.enter_context(warm.served())
         config.add_cleanup(stack.close)

@@ -185,7 +185,8 @@ MASKED_LOADER = """
 import sys
 sys.modules["growproof"] = None  # importing it fails from here on
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, dynamic_module_utils
+dynamic_module_utils.HF_MODULES_CACHE = sys.argv[3]  # its variable is read but once
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert type(model).__name__.startswith("Masked"), type(model)
 with torch.no_grad():
@@ -203,9 +204,11 @@ def test_a_masked_model_brings_its_code(
     grow_checkpoint(
         source, tmp_path / "grown", target, policies=Policies(norm="masked")
     )
-    command = [sys.executable, "-c", MASKED_LOADER, tmp_path / "grown", tmp_path / "y"]
-    cache = {"HF_MODULES_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | cache)
+    words = (MASKED_LOADER, tmp_path / "grown", tmp_path / "y", tmp_path / "cache")
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", *words]
+    subprocess.run(command, check=True, cwd=tmp_path, env=offline)
+    assert [*(tmp_path / "cache").rglob("masked.py")]
     with torch.no_grad():
         expected = model(torch.arange(32)[None]).logits
     torch.testing.assert_close(torch.load(tmp_path / "y"), expected)

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sh(script: str, folder: Path, *words: str, **more: str) -> Any:
-    """A shell script in the project, with the commands of this environment."""
-    path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
+    """A shell script in the project, with the commands of this environment.
+
+    `growproof` is the installed one, run by the Python of the tests: see warm.py.
+    """
+    commands, bin = Path(sysconfig.get_path("scripts")), folder.parent / "bin"
+    bin.mkdir(exist_ok=True)
+    command = shlex.join([sys.executable, str(commands / "growproof")])
+    (bin / "growproof").write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    (bin / "growproof").chmod(0o700)
+    path = os.pathsep.join((str(bin), str(commands), os.environ["PATH"]))
     return subprocess.run(
         ["bash", "-c", script, "growproof.sh", *words], cwd=folder,
         env=os.environ | {"PATH": path} | more, capture_output=True, text=True,

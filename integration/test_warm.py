@@ -56,6 +56,15 @@ def test_it_ends_as_it_does(python: str, code: str, status: int) -> None:
     assert ran(python, "-c", code).returncode == status
 
 
+def test_it_says_all_before_it_ends(python: str) -> None:
+    """Though it is not taken apart: threads are waited for, and what runs at exit runs."""
+    code = (
+        "import atexit, threading; atexit.register(print, 'last', flush=False); "
+        "threading.Timer(0.3, print, ['second']).start(); print('first')"
+    )
+    assert ran(python, "-c", code).stdout == "first\nsecond\nlast\n"
+
+
 def test_it_is_warm_where_that_makes_no_difference(python: str) -> None:
     assert ran(python, "-c", HAS_TORCH).stdout == "True\n"
     assert ran(python, "-I", "-c", HAS_TORCH).stdout == "False\n"

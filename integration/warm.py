@@ -7,6 +7,7 @@ server cannot stand for (an interpreter's options, variables that imports read) 
 it always did, and so does everything where GROWPROOF_WARM is empty.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -37,14 +38,15 @@ READ = (
     "MKL",
     "TORCH",
 )
-MAY_DIFFER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+# the last two: what torchrun tells its ranks, who read it when they meet
+MAY_DIFFER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TORCHELASTIC_", "TORCH_NCCL_")
 LARGEST = 100_000  # bytes of a request, below what a socket takes
 CLIENT = """#!{python} -ISs
 import json, os, signal, socket, sys
 def cold():
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 words, here = sys.argv[1:], dict(os.environ)
-read = lambda names: {{k: v for k, v in names.items() if k.startswith({read!r}) and k not in {may!r}}}
+read = lambda names: {{k: v for k, v in names.items() if k.startswith({read!r}) and not k.startswith({may!r})}}
 rest = words[words[:1] == ["-u"]:]
 if not here.get({variable!r}) or read(here) != {base!r} or not rest or (
     rest[0].startswith("-") and rest[0] not in ("-m", "-c")):
@@ -85,7 +87,8 @@ def served() -> Iterator[None]:
         base = {k: v for k, v in os.environ.items() if k.startswith(READ)}
         text = CLIENT.format(
             python=sys.executable, read=READ, may=MAY_DIFFER, variable=VARIABLE,
-            base={k: v for k, v in base.items() if k not in MAY_DIFFER}, largest=LARGEST,
+            base={k: v for k, v in base.items() if not k.startswith(MAY_DIFFER)},
+            largest=LARGEST,
         )  # fmt: skip
         python = Path(folder) / "python"
         python.write_text(text)
@@ -102,6 +105,7 @@ def served() -> Iterator[None]:
 
 def serve(folder: str) -> list[str]:
     """Fork for each client; returns, in each such process, the words to run there."""
+    atexit.register(end)  # before all others, which run before it
     for name in IMPORTED:
         __import__(name)
     for name in [m for m in sys.modules if m.split(".")[0] == "anyio"]:
@@ -158,6 +162,17 @@ def become(directory: str, variables: Mapping[str, str]) -> None:
     random.seed()
 
 
+status: int | None = None  # what the process ends with, where a number says it
+
+
+def end() -> None:
+    """End here: to take torch apart, object by object, copies the pages that hold it."""
+    if status is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def execute(words: list[str]) -> None:
     """`python WORDS`, for a module, a program or a file."""
     kind, *rest = words
@@ -176,4 +191,9 @@ def execute(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    execute(serve(sys.argv[1]))
+    try:
+        execute(serve(sys.argv[1]))
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code if isinstance(stopped.code, int) else None
+        raise

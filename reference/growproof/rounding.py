@@ -37,20 +37,20 @@ def step(x: Tensor, dtype: torch.dtype) -> Tensor:
     info = torch.finfo(dtype)
     u = info.eps if dtype == torch.float64 else info.eps / 2
     least = info.smallest_normal * info.eps / 2
-    return torch.where(x == 0, 0, (x.abs() * u).clamp(min=least))
+    return x.abs().mul_(u).clamp_(min=least).masked_fill_(x == 0, 0)
 
 
 def signs(name: str, like: Tensor, seed: int) -> Tensor:
     """±1 for each entry of a parameter, by its name and the seed."""
     generator = generator_of(name, seed)
     flips = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.int8)
-    return 2.0 * flips.to(like) - 1
+    return flips.to(like).mul_(2).sub_(1)
 
 
 def rounded(name: str, x: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
     """x · (1 ± u), in float64: as one rounding to `dtype` could change it."""
     x = x.double()
-    return x + step(x, dtype) * signs(name, x, seed)
+    return step(x, dtype).mul_(signs(name, x, seed)).add_(x)
 
 
 class Perturbed(Mapping[str, Tensor]):
