@@ -13,6 +13,9 @@ import html
 import re
 import subprocess
 import sys
+from bisect import bisect_left
+from collections import defaultdict
+from operator import itemgetter
 from pathlib import Path
 
 from .claims import FOLDER, claims
@@ -44,12 +47,12 @@ def references(folder: Path) -> dict[Name, set[Name]]:
     found: dict[Name, set[Name]] = {}
     for glob in sorted(folder.rglob("*.glob")):
         text = glob.read_text()
-        begun = [(int(m[1]), (glob.stem, m[2])) for m in DEFINED.finditer(text)]
+        begun = sorted((int(m[1]), (glob.stem, m[2])) for m in DEFINED.finditer(text))
         found |= {name: set() for _, name in begun}
         for m in USED.finditer(text):
-            owner = max((b for b in begun if b[0] < int(m[1])), default=None)
-            if owner:
-                found[owner[1]].add((m[2], m[3]))
+            before = bisect_left(begun, int(m[1]), key=itemgetter(0))
+            if before:
+                found[begun[before - 1][1]].add((m[2], m[3]))
     return found
 
 
@@ -82,8 +85,11 @@ def drawn_names() -> set[str]:
 
 def closure(edges: set[Edge]) -> set[Edge]:
     """The edges, and those that follow from them."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for a, b in edges:
+        below[a].add(b)
     found = set(edges)
-    while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
+    while more := {(a, c) for a, b in found for c in below.get(b, ())} - found:
         found |= more
     return found
 
