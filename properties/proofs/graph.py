@@ -61,9 +61,9 @@ def rests_on(folder: Path) -> set[Edge]:
 
     Raises ValueError where the folder was not built.
     """
-    uses = references(folder)
-    main = {name for name in uses if name[1] in drawn_names()}
-    if missing := drawn_names() - {name for _, name in main}:
+    uses, drawn_ones = references(folder), drawn_names()
+    main = {name for name in uses if name[1] in drawn_ones}
+    if missing := drawn_ones - {name for _, name in main}:
         raise ValueError(f"no .glob file of {folder} tells of {sorted(missing)}: make")
     found: set[Edge] = set()
     for start in main:
