@@ -113,8 +113,8 @@ def test_the_picture_shows_what_rests_on_what(build: Build) -> None:
 def maps(build: Build, pattern: str = "maps*.out") -> list[list[int]]:
     """The rows that Extract/Maps.v evaluated: tag, G, R, R', K, K', split, the map."""
     text = "".join(path.read_text() for path in sorted(build.folder.glob(pattern)))
-    rows = re.findall(r"\[::\s+(\d[^\]]*)\]", text)
-    return [[int(n) for n in row.split(";")] for row in rows]
+    rows = [[ord(c) - 64 for c in row] for row in re.findall(r'"(.*?)"', text)]
+    return [[32 * a + b for a, b in zip(x[::2], x[1::2], strict=True)] for x in rows]
 
 
 def test_python_maps_are_the_proved_maps(build: Build) -> None:
