@@ -1,6 +1,6 @@
 From Coq Require Import ZArith SpecFloat.
 From Coq Require PrimFloat FloatOps.
-From mathcomp Require Import all_ssreflect.
+From mathcomp Require Import ssreflect ssrfun ssrbool eqtype ssrnat seq div.
 From Flocq Require Import Core BinarySingleNaN.
 From Flocq Require Binary Bits.
 From Growproof Require Import Arith Attention Mlp Experts Decoder Families Run.

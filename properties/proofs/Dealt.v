@@ -1,4 +1,4 @@
-From mathcomp Require Import all_ssreflect.
+From mathcomp Require Import ssreflect ssrfun ssrbool eqtype ssrnat seq div.
 From Growproof Require Import Arith AxisMaps Insertion Linear Rotary Attention.
 
 Set Implicit Arguments.

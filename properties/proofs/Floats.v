@@ -1,5 +1,5 @@
 From Coq Require Import ZArith Reals Eqdep_dec Psatz.
-From mathcomp Require Import all_ssreflect.
+From mathcomp Require Import ssreflect ssrfun ssrbool eqtype ssrnat seq div.
 From Flocq Require Import Core BinarySingleNaN Plus_error Relative.
 From Growproof Require Import Arith Insertion Rotary.
 

@@ -1,5 +1,5 @@
 From Coq Require Import ZArith.
-From mathcomp Require Import all_ssreflect.
+From mathcomp Require Import ssreflect ssrfun ssrbool eqtype ssrnat seq div.
 From Growproof Require Import Arith AxisMaps Linear Rotary Attention Mlp Experts.
 From Growproof Require Import Decoder Centred Run Cache.
 

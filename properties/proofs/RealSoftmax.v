@@ -1,5 +1,5 @@
 From Coq Require Import Reals Lra.
-From mathcomp Require Import all_ssreflect.
+From mathcomp Require Import ssreflect ssrfun ssrbool eqtype ssrnat seq div.
 From Growproof Require Import Arith Attention Necessity.
 
 Set Implicit Arguments.
