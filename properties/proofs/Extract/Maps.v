@@ -6,7 +6,7 @@ From Growproof Require Import AxisMaps Dealt Fitting.
 (* The index maps that the theorems are about, evaluated. Each row is a tag   *)
 (* (0 a head, 1 a key/value axis, 2 a query axis), the sizes G R R' K K', a   *)
 (* flag (1: the halves of a head part), and the map, old index by old index.  *)
-(* test_proofs.py compares them with growproof.layout.                        *)
+(* test_proofs.py compares them with growproof.table.                         *)
 (*                                                                            *)
 (* packed row == a row as a string, which Coq prints in no time: each entry   *)
 (*            two digits of base 32, from @ on.                               *)
