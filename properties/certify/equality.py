@@ -5,10 +5,8 @@ What the source computes is the same for every growth of it: `sourced` keeps it.
 
 import copy
 import functools
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from .recovery import Map, State
-from .runs import Run, eager, exact_buffers, runs
+from .runs import Named, Run, eager, exact_buffers, named, runs
 from .stock import SAVED
 
 Grower = Callable[[Any, Mapping[str, int]], Any]
@@ -101,25 +99,14 @@ class Side:
         return self._field
 
 
-@dataclass(frozen=True)
-class Named:
-    """A config, known by its text."""
-
-    text: str
-    config: Any = field(compare=False)
-
-
 @functools.lru_cache(maxsize=4)
-def known(named: Named) -> Source:
-    return Source(named.config)
+def known(config: Named) -> Source:
+    return Source(config.config)
 
 
 def sourced(config: PretrainedConfig) -> Source:
     """The source of that config: of the last few, the one that was made before."""
-    text = json.dumps(
-        [config.model_type, config.to_dict()], sort_keys=True, default=str
-    )
-    return known(Named(text, config))
+    return known(named(config))
 
 
 def differing(

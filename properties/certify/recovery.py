@@ -69,8 +69,14 @@ class Map:
         self, field: Field, old: Mapping[str, FieldTensor]
     ) -> dict[str, FieldTensor]:
         """The grown parameters, where the old ones are these residues."""
-        values = [v.values(old[v.name]) for v in self.views]
-        forms = torch.cat([cast(FieldTensor, x).residues for x in values])
+        ends = np.cumsum(self.lengths)
+        forms = torch.zeros((int(ends[-1]), len(field.ring.primes)), dtype=torch.int64)
+        read = np.unique(np.searchsorted(ends, self.form[self.form >= 0], "right"))
+        for i in read.tolist():
+            values = self.views[i].values(old[self.views[i].name])
+            forms[ends[i] - self.lengths[i] : ends[i]] = cast(
+                FieldTensor, values
+            ).residues
         return self.parameters(field, self.entries(field.ring, forms))
 
     def entries(

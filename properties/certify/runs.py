@@ -1,8 +1,11 @@
 """Ways to run a causal LM, the same for both models: modes, caches, masks, long texts."""
 
 import copy
+import functools
+import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -104,6 +107,26 @@ MODES: WeakKeyDictionary[Any, list[tuple[Any, bool]]] = WeakKeyDictionary()
 BUFFERS: WeakKeyDictionary[Any, dict[int, Tensor]] = WeakKeyDictionary()
 
 
+@dataclass(frozen=True)
+class Named:
+    """A config, known by its text."""
+
+    text: str
+    config: Any = field(compare=False)
+
+
+def named(config: Any) -> Named:
+    told = [config.model_type, config.to_dict()]
+    return Named(json.dumps(told, sort_keys=True, default=str), config)
+
+
+@functools.lru_cache(maxsize=8)
+def made(kind: type, config: Named) -> dict[str, Tensor]:
+    """The buffers that a class makes of a config, in float64."""
+    with Wide():
+        return dict(kind(copy.deepcopy(config.config)).named_buffers())
+
+
 def exact_buffers(model: Any) -> dict[int, Tensor]:
     """Each float buffer as float64 makes it, where that is what it rounds, by its id.
 
@@ -112,9 +135,7 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
     if model in BUFFERS:
         return BUFFERS[model]
     try:
-        with Wide():
-            twin = type(model)(copy.deepcopy(model.config))
-        exact = dict(twin.named_buffers())
+        exact = made(type(model), named(model.config))
     except Exception:  # a class that cannot be built from its config alone
         exact = {}
     found: dict[int, Tensor] = {}

@@ -61,18 +61,23 @@ def test_committed_table_is_complete() -> None:
 
 @recording(None)  # not errors of the grower under test
 def test_smallest_examples_show_their_faults() -> None:
-    """Each committed example is rejected by its law, for the reason of its fault, and is
-    not one that any grower fails: a right one passes.
+    """Each committed example is rejected by its law, for the reason of its fault.
+
+    And it is not one that any grower fails: what is `trainable` passes here, all others
+    in the law `where_faults_show`.
     """
     cells = list(faulty())
     assert len(cells) == len(FAULTS)
+    passed = 0
     for cell, example in cells:
         item, fault = items()[cell["law"]], BY_NAME[cell["fault"]]
         with pytest.raises(AssertionError, match=fault.reason):
             item.replay(Grower(fault.name, fault), example)
         forget()  # what the fault put in the place of functions is none of the next's
-        good = GOOD["trainable"] if item.law.promise is trainable else REFERENCE
-        item.replay(Grower(good.name, good), example)
+        if item.law.promise is trainable:
+            item.replay(Grower("trainable", GOOD["trainable"]), example)
+            passed += 1
+    assert passed > 0
 
 
 def test_there_are_enough_faults() -> None:
