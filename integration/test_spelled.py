@@ -179,6 +179,8 @@ def test_a_product_is_a_loop(m, n, p):
             torch.addmm(c, a, b, beta=3, alpha=0.3), 3 * c + 0.3 * expected
         )
         assert torch.equal(torch.baddbmm(c[None], a[None], b[None])[0], c + expected)
+        for beside in (c, c / 0):  # uninitialised, as baddbmm(torch.empty(…), …) has it
+            assert torch.equal(torch.addmm(beside, a, b, beta=0), expected)
         assert torch.equal(F.linear(a, b.t(), c[0]), c[0] + expected)
         assert torch.equal(torch.einsum("mn,np->mp", a, b), expected)
         assert torch.equal(torch.mv(a, b[:, 0]), expected[:, 0])

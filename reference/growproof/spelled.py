@@ -50,7 +50,9 @@ def summed(a: Tensor, b: Tensor) -> Tensor:
 def addmm(
     c: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """β c + α a b; a factor of one is no product."""
+    """β c + α a b; a factor of one is no product, and where β is 0 c may be anything."""
+    if beta == 0:
+        return matmul(a, b) if alpha == 1 else alpha * matmul(a, b)
     return added(c if beta == 1 else beta * c, matmul(a, b), alpha=alpha)
 
 
