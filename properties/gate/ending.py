@@ -70,7 +70,8 @@ def sentence(gate: Gate) -> str:
     if not stats.get("passed") or stats.get("failed") or stats.get("error"):
         return ""
     told = (dict(r.user_properties) for r in stats["passed"])
-    return verdict.conforms(name, {str(found.get("promise", "")) for found in told})
+    held = {str(found["promise"]) for found in told if "promise" in found}
+    return verdict.conforms(name, held) if held else ""
 
 
 def stopped(gate: Gate) -> str:

@@ -6,7 +6,8 @@ import itertools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import growproof
 import pytest
@@ -18,7 +19,7 @@ from ..growers.known_good import BY_NAME as GOOD
 from ..growers.known_good import Good
 from ..laws.models import Case
 from ..laws.strategies import least_case
-from . import verdict
+from . import ending, verdict
 from .causes import causes as causes_of
 from .explain import tap
 from .orders import MOST, matched
@@ -291,6 +292,21 @@ def test_one_cause_is_one_block_at_any_width() -> None:
     assert verdict.conforms("x:grow", {"lossless"}) == (
         "x:grow conforms: lossless, on this domain"
     )
+
+
+def test_tests_that_are_no_laws_say_nothing_of_a_grower() -> None:
+    """It conforms where a law held, not where only growproof's own tests passed."""
+
+    def last(*properties: tuple[str, str]) -> str:
+        stats = {"passed": [SimpleNamespace(user_properties=properties)]}
+        gate = SimpleNamespace(
+            nothing="", session=None, findings=[], outdated=[], stats=lambda: stats,
+            chosen=SimpleNamespace(name="x:grow"),
+        )  # fmt: skip
+        return ending.sentence(cast(Any, gate))
+
+    assert last(("promise", "hygiene")) == "x:grow conforms: hygiene, on this domain"
+    assert last() == ""
 
 
 def test_an_order_is_looked_for_among_what_is_not_at_its_place() -> None:
