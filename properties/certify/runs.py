@@ -143,12 +143,13 @@ def exact_buffers(model: Any) -> dict[int, Tensor]:
         if not x.is_floating_point():
             continue
         y = exact.get(name)
-        same = (
-            y is not None
-            and y.shape == x.shape
-            and torch.allclose(x.double(), y.double(), rtol=SINGLE, atol=0)
-        )
-        found[id(x)] = y.double() if same and y is not None else x.double()
+        if (
+            y is None
+            or y.shape != x.shape
+            or not torch.allclose(x.double(), y.double(), rtol=SINGLE, atol=0)
+        ):
+            y = x
+        found[id(x)] = y.to(torch.float64, copy=y is not x)  # a model's own
     BUFFERS[model] = found
     return found
 
